@@ -1,0 +1,11 @@
+//! The kernel form of desired state, its reading back, and its text.
+//!
+//! Must not know which ids are free or in which order records are written.
+
+mod backend;
+mod record;
+pub mod text;
+
+pub use backend::BackendKey;
+pub(crate) use record::{RecordKind, canonical, list, masked_ranges, record};
+pub use record::{RecordKey, RingSlice};

@@ -1,0 +1,260 @@
+//! The one text of frontends and their backends: of desired state, of the kernel maps, of the scenario tests.
+//!
+//! One line for each frontend, sorted by address, port, protocol and scope:
+//!
+//! ```text
+//! 10.96.0.10:53/UDP internal affinity=10800 -> 10.244.1.5:53 10.244.2.7:53
+//! 10.96.0.11:80/TCP internal -> reject
+//! 192.0.2.4:80/TCP external sources=10.0.0.0/8,172.16.0.0/12 -> 10.244.1.9:8080 keep 10.244.1.8:8080
+//! 127.0.0.1:30080/TCP internal host-only -> drop
+//! ```
+//!
+//! After `keep` come the backends that get no new flow but keep those they have. With ids, a line has also
+//! `id=SERVICE gen=GENERATION ring=BASE+SELECTABLE+KEEP`, and `#ID` after each backend. In the kernel's lines, `torn` in place
+//! of the backends is a record that its readers refuse, and `free` among them a place that holds no backend.
+//! Must not know how a list came to be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
+
+use ipnetwork::IpNetwork;
+use proxy_common::{BackendId, Protocol, Scope, ServiceFlags, ServiceValue};
+
+use super::{
+    BackendKey, RecordKey, RingSlice,
+    record::{RecordKind, canonical, list},
+};
+use crate::{
+    desired::{Backend, DesiredService, DesiredServicePort, Family, Frontend, WhenEmpty},
+    diff::{RealisedDump, ServiceOp},
+};
+
+/// Whether lines show what differs between two runs with the same input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// Only what follows from the API objects.
+    Hidden,
+    /// Service ids, generations, ring positions and backend ids as well. Desired state has none.
+    Shown,
+}
+
+/// One frontend and its backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendLine {
+    /// Its identity.
+    pub key: RecordKey,
+    /// Session affinity time-out in seconds; 0 = none.
+    pub affinity_seconds: u32,
+    /// Admitted clients, sorted; empty = all.
+    pub source_ranges: Vec<IpNetwork>,
+    /// Only clients in the host's network namespace.
+    pub host_netns_only: bool,
+    /// Where its backends are in the ring, if it comes from the kernel and ids are shown.
+    pub slice: Option<RingSlice>,
+    /// What follows the arrow.
+    pub target: Target,
+}
+
+/// What a frontend leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Backends.
+    Backends {
+        /// Those that new flows may choose.
+        selectable: Vec<BackendText>,
+        /// Those that only keep the flows they have.
+        keep: Vec<BackendText>,
+        /// What a client gets; only if there is none to choose.
+        when_empty: Option<WhenEmpty>,
+    },
+    /// No whole record.
+    Torn,
+}
+
+/// One backend of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendText {
+    /// Its address and port; `None` if the place holds no whole record.
+    pub address: Option<SocketAddr>,
+    /// Its id, if it comes from the kernel and ids are shown.
+    pub id: Option<BackendId>,
+}
+
+/// The lines of desired state.
+pub fn of_desired<'a>(services: impl IntoIterator<Item = &'a DesiredService>) -> Vec<FrontendLine> {
+    let ports = services.into_iter().flat_map(|service| &service.ports);
+    let mut lines: Vec<FrontendLine> =
+        ports.flat_map(|port| port.frontends.iter().map(move |frontend| desired_line(port, frontend))).collect();
+    lines.sort_by_key(|line| line.key);
+    lines
+}
+
+/// The lines of the kernel maps. Address records have none: they follow from the frontends.
+pub fn of_dump(dump: &RealisedDump, ids: Ids) -> Vec<FrontendLine> {
+    let maps = Maps::new(dump, ids);
+    let v4 = dump.services4.iter().map(|(key, value)| ServiceOp::V4(*key, Some(*value)));
+    let v6 = dump.services6.iter().map(|(key, value)| ServiceOp::V6(*key, Some(*value)));
+    let mut lines: Vec<FrontendLine> = v4.chain(v6).filter_map(|record| maps.line(&record)).collect();
+    lines.sort_by_key(|line| line.key);
+    lines
+}
+
+/// Lines as text, each ended by a line feed.
+pub fn print(lines: &[FrontendLine]) -> String {
+    lines.iter().fold(String::new(), |text, line| text + &line.to_string() + "\n")
+}
+
+fn desired_line(port: &DesiredServicePort, frontend: &Frontend) -> FrontendLine {
+    let (selectable, keep) = list(&port.lists, frontend.list, port.family);
+    let text = |backends: Vec<Backend>| {
+        let address = |backend: Backend| Some(SocketAddr::new(backend.address, backend.port));
+        backends.into_iter().map(|backend| BackendText { address: address(backend), id: None }).collect()
+    };
+    let source_ranges: BTreeSet<IpNetwork> = frontend.source_ranges.iter().map(canonical).collect();
+    FrontendLine {
+        key: RecordKey::from(&frontend.key),
+        affinity_seconds: port.affinity_seconds,
+        source_ranges: source_ranges.into_iter().collect(),
+        host_netns_only: frontend.host_netns_only,
+        slice: None,
+        target: Target::Backends {
+            when_empty: selectable.is_empty().then_some(frontend.when_empty),
+            selectable: text(selectable),
+            keep: text(keep),
+        },
+    }
+}
+
+/// What resolving a record needs.
+struct Maps<'a> {
+    ring: &'a [BackendId],
+    backends: BTreeMap<(Family, BackendId), BackendKey>,
+    ranges: BTreeMap<u32, BTreeSet<IpNetwork>>,
+    ids: Ids,
+}
+
+impl<'a> Maps<'a> {
+    fn new(dump: &'a RealisedDump, ids: Ids) -> Self {
+        let v4 = dump.backends4.iter().map(|(id, value)| ((Family::V4, *id), BackendKey::of_v4(*id, value)));
+        let v6 = dump.backends6.iter().map(|(id, value)| ((Family::V6, *id), BackendKey::of_v6(*id, value)));
+        let backends = v4.chain(v6).filter_map(|(place, key)| Some((place, key?))).collect();
+        let mut ranges: BTreeMap<u32, BTreeSet<IpNetwork>> = BTreeMap::new();
+        for (id, network) in &dump.source_ranges {
+            ranges.entry(*id).or_default().insert(canonical(network));
+        }
+        Self { ring: &dump.ring, backends, ranges, ids }
+    }
+
+    fn line(&self, record: &ServiceOp) -> Option<FrontendLine> {
+        let (key, value) = (record.key(), record.value()?);
+        if key.kind() == RecordKind::Address {
+            return None;
+        }
+        let flags = value.flags();
+        let restricted = flags.has(ServiceFlags::SOURCE_RANGES);
+        let ranges = self.ranges.get(&value.service_id).filter(|_| restricted);
+        Some(FrontendLine {
+            key,
+            affinity_seconds: value.affinity_seconds,
+            source_ranges: ranges.into_iter().flatten().copied().collect(),
+            host_netns_only: flags.has(ServiceFlags::HOST_NETNS_ONLY),
+            slice: (self.ids == Ids::Shown).then(|| slice(value)),
+            target: self.target(key.family(), value).filter(|_| record.is_whole()).unwrap_or(Target::Torn),
+        })
+    }
+
+    fn target(&self, family: Family, value: &ServiceValue) -> Option<Target> {
+        let drop = value.flags().has(ServiceFlags::DROP_WHEN_EMPTY);
+        let when_empty = if drop { WhenEmpty::Drop } else { WhenEmpty::Reject };
+        let keep = value.ring_base.checked_add(value.ring_len)?;
+        Some(Target::Backends {
+            selectable: self.backends(family, value.ring_base, value.ring_len)?,
+            keep: self.backends(family, keep, value.keep_len)?,
+            when_empty: (value.ring_len == 0).then_some(when_empty),
+        })
+    }
+
+    fn backends(&self, family: Family, base: u32, length: u32) -> Option<Vec<BackendText>> {
+        let end = base.checked_add(length)?;
+        let ids = self.ring.get(base as usize..end as usize)?;
+        Some(ids.iter().map(|id| self.backend(family, *id)).collect())
+    }
+
+    fn backend(&self, family: Family, id: BackendId) -> BackendText {
+        let key = self.backends.get(&(family, id));
+        let address = key.map(|key| SocketAddr::new(key.address, key.port));
+        BackendText { address, id: (self.ids == Ids::Shown).then_some(id) }
+    }
+}
+
+fn slice(value: &ServiceValue) -> RingSlice {
+    RingSlice {
+        service_id: value.service_id,
+        generation: value.generation,
+        base: value.ring_base,
+        selectable: value.ring_len,
+        keep: value.keep_len,
+    }
+}
+
+impl fmt::Display for FrontendLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecordKey { address, port, protocol, scope } = self.key;
+        write!(f, "{}/", SocketAddr::new(address, port))?;
+        named(f, Protocol::from_number(protocol).map(Protocol::as_str), protocol)?;
+        f.write_str(" ")?;
+        named(f, self.key.scope().map(Scope::as_str), scope)?;
+        if self.affinity_seconds > 0 {
+            write!(f, " affinity={}", self.affinity_seconds)?;
+        }
+        if !self.source_ranges.is_empty() {
+            let ranges: Vec<String> = self.source_ranges.iter().map(ToString::to_string).collect();
+            write!(f, " sources={}", ranges.join(","))?;
+        }
+        if self.host_netns_only {
+            f.write_str(" host-only")?;
+        }
+        if let Some(RingSlice { service_id, generation, base, selectable, keep }) = self.slice {
+            write!(f, " id={service_id} gen={generation} ring={base}+{selectable}+{keep}")?;
+        }
+        write!(f, " ->{}", self.target)
+    }
+}
+
+/// A number that should have a name, and is shown as it is if it has none.
+fn named(f: &mut fmt::Formatter<'_>, name: Option<&str>, number: u8) -> fmt::Result {
+    match name {
+        Some(name) => f.write_str(name),
+        None => write!(f, "{number}"),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Backends { selectable, keep, when_empty } = self else {
+            return f.write_str(" torn");
+        };
+        match when_empty {
+            None => selectable.iter().try_for_each(|backend| write!(f, " {backend}"))?,
+            Some(WhenEmpty::Reject) => f.write_str(" reject")?,
+            Some(WhenEmpty::Drop) => f.write_str(" drop")?,
+        }
+        if !keep.is_empty() {
+            f.write_str(" keep")?;
+        }
+        keep.iter().try_for_each(|backend| write!(f, " {backend}"))
+    }
+}
+
+impl fmt::Display for BackendText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f)?,
+            None => f.write_str("free")?,
+        }
+        self.id.map_or(Ok(()), |id| write!(f, "#{id}"))
+    }
+}

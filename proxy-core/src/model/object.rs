@@ -1,0 +1,157 @@
+//! The objects, reduced to the fields that decide.
+//!
+//! Must not judge a field.
+
+/// Namespace and name of an object; a Node has an empty namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ObjectName {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// A name from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    /// `namespace/name`; a Node's name alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ServiceObject {
+    /// Its name.
+    pub name: ObjectName,
+    /// `metadata.creationTimestamp` in seconds since 1970; the older of two Services that claim one address wins.
+    pub created: Option<i64>,
+    /// Label `service.kubernetes.io/service-proxy-name`.
+    pub proxy_name: Option<String>,
+    /// Label `service.kubernetes.io/headless` is present.
+    pub headless_label: bool,
+    /// `spec.type`; empty means `ClusterIP`.
+    pub service_type: String,
+    /// `spec.clusterIP`, used only where `spec.clusterIPs` is empty.
+    pub cluster_ip: String,
+    /// `spec.clusterIPs`.
+    pub cluster_ips: Vec<String>,
+    /// `spec.ports`.
+    pub ports: Vec<PortObject>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<String>,
+    /// `status.loadBalancer.ingress`.
+    pub ingress: Vec<IngressObject>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<String>,
+    /// `spec.sessionAffinity`; empty means `None`.
+    pub session_affinity: String,
+    /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`.
+    pub affinity_seconds: Option<i32>,
+    /// `spec.internalTrafficPolicy`; empty means `Cluster`.
+    pub internal_policy: String,
+    /// `spec.externalTrafficPolicy`; empty means `Cluster`.
+    pub external_policy: String,
+    /// `spec.healthCheckNodePort`; 0 means none.
+    pub health_check_node_port: i32,
+}
+
+/// One of `spec.ports` of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PortObject {
+    /// `name`; empty for an unnamed port.
+    pub name: String,
+    /// `protocol`; empty means `TCP`.
+    pub protocol: String,
+    /// `port`.
+    pub port: i32,
+    /// `nodePort`; 0 means none.
+    pub node_port: i32,
+}
+
+/// One of `status.loadBalancer.ingress` of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct IngressObject {
+    /// `ip`; empty for a hostname entry.
+    pub ip: String,
+    /// `ipMode`; absent means `VIP`.
+    pub ip_mode: Option<String>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SliceObject {
+    /// Its name.
+    pub name: ObjectName,
+    /// Label `kubernetes.io/service-name`.
+    pub service: Option<String>,
+    /// Label `service.kubernetes.io/service-proxy-name`.
+    pub proxy_name: Option<String>,
+    /// Label `service.kubernetes.io/headless` is present.
+    pub headless_label: bool,
+    /// `addressType`.
+    pub address_type: String,
+    /// `ports`.
+    pub ports: Vec<SlicePort>,
+    /// `endpoints`.
+    pub endpoints: Vec<EndpointObject>,
+}
+
+/// One of `ports` of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SlicePort {
+    /// `name`; absent means that the port is ignored, empty is the unnamed port.
+    pub name: Option<String>,
+    /// `protocol`; absent means `TCP`.
+    pub protocol: Option<String>,
+    /// `port`; absent or 0 means that the port is ignored.
+    pub port: Option<i32>,
+}
+
+/// One of `endpoints` of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct EndpointObject {
+    /// `addresses`; only the first is used, as the API demands.
+    pub addresses: Vec<String>,
+    /// `conditions.ready`; absent means true.
+    pub ready: Option<bool>,
+    /// `conditions.serving`; absent means true, as kube-proxy reads it.
+    pub serving: Option<bool>,
+    /// `conditions.terminating`; absent means false.
+    pub terminating: Option<bool>,
+    /// `nodeName`.
+    pub node_name: Option<String>,
+    /// `hints.forZones`.
+    pub for_zones: Vec<String>,
+    /// `hints.forNodes`.
+    pub for_nodes: Vec<String>,
+}
+
+/// A Node: the one the agent runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NodeObject {
+    /// `metadata.name`.
+    pub name: String,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// `status.addresses`.
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// One of `status.addresses` of a Node.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NodeAddress {
+    /// `type`: `InternalIP`, `ExternalIP`, `Hostname`...
+    pub kind: String,
+    /// `address`.
+    pub address: String,
+}

@@ -1,0 +1,302 @@
+//! An agent in small: engine, planner and kernel, wired as the real one wires them, with each write judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proxy_common::{ServiceFlags, ServiceValue};
+use proxy_core::{
+    desired::{Backend, DesiredService, Engine, Family, FrontendKey, ServicePortName, Settings, WhenEmpty},
+    diff::{Capacities, Epoch, MapOp, Plan, Planner, RealisedDump},
+    model::{Event, ObjectName},
+};
+
+use crate::{
+    decisions::told,
+    kernel::{Kernel, Key, plain},
+    reference::{Answer, Expected},
+};
+
+pub struct Agent {
+    pub engine: Engine,
+    pub planner: Planner,
+    pub kernel: Kernel,
+    capacities: Capacities,
+    /// Services to plan, among them those refused before.
+    dirty: BTreeMap<ObjectName, Option<DesiredService>>,
+    /// What was published last for each frontend.
+    pub published: BTreeMap<Key, Answer>,
+    /// Whose a service id is, as long as anybody reads it.
+    owners: BTreeMap<u32, (ServicePortName, Family)>,
+    /// Closed epochs whose grace period has not passed.
+    epochs: Vec<Epoch>,
+    /// Services refused by the last plan.
+    pub refused: BTreeSet<ObjectName>,
+}
+
+/// What the maps shall hold after a plan.
+type Target = BTreeMap<Key, Answer>;
+
+impl Agent {
+    pub fn new(settings: &Settings, capacities: Capacities) -> Self {
+        let kernel = Kernel::new(capacities);
+        Self {
+            engine: Engine::new(settings.clone()),
+            planner: Planner::restore(&kernel.dump(false), capacities),
+            kernel,
+            capacities,
+            dirty: BTreeMap::new(),
+            published: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            epochs: vec![],
+            refused: BTreeSet::new(),
+        }
+    }
+
+    pub fn hear(&mut self, event: &Event) {
+        self.engine.handle(event.clone());
+    }
+
+    /// Plans and writes what changed. Fails at write number `fault`, if the plan is that long.
+    pub fn sync(&mut self, fault: Option<usize>) -> bool {
+        self.dirty.extend(self.engine.refresh());
+        let plan = self.planner.plan(&self.dirty);
+        self.perform(&plan, fault)
+    }
+
+    /// The same with everything there is.
+    pub fn sync_full(&mut self, fault: Option<usize>) -> bool {
+        self.engine.refresh();
+        let all = self.engine.all();
+        let plan = self.planner.plan_full(&all);
+        self.dirty = all.into_iter().map(|(name, service)| (name, Some(service))).collect();
+        self.perform(&plan, fault)
+    }
+
+    /// What a full plan would write.
+    pub fn full_plan(&self) -> Plan {
+        self.planner.clone().plan_full(&self.engine.all())
+    }
+
+    fn perform(&mut self, plan: &Plan, fault: Option<usize>) -> bool {
+        self.refused = plan.refused.iter().map(|refusal| refusal.service.clone()).collect();
+        for refusal in &plan.refused {
+            assert!(refusal.needed > refusal.available && refusal.available <= refusal.capacity, "{refusal:?}");
+            assert!(self.dirty.contains_key(&refusal.service), "{refusal:?}");
+        }
+        let target = self.target();
+        for (index, op) in plan.ops.iter().enumerate() {
+            if fault == Some(index) {
+                return false;
+            }
+            self.write(op, &target);
+            self.planner.commit(op);
+        }
+        self.assert_holds(&target);
+        self.dirty.retain(|name, _| self.refused.contains(name));
+        true
+    }
+
+    /// What the engine wants, but of each refused Service what it has.
+    fn target(&self) -> Target {
+        let Expected { frontends, .. } = told(&self.engine.all());
+        let is_refused = |answer: &Answer| self.refused.contains(&answer.owner.service);
+        let mut target: Target =
+            self.published.iter().filter(|(_, answer)| is_refused(answer)).map(|(key, old)| (*key, old.clone())).collect();
+        let fitting = frontends.into_iter().filter(|(_, answer)| !is_refused(answer));
+        target.extend(fitting.map(|(key, answer)| (Key::from(key), answer)));
+        target
+    }
+
+    /// Performs one write that leads towards `target`.
+    fn write(&mut self, op: &MapOp, target: &Target) {
+        if let MapOp::Service(service_op) = op {
+            match plain(*service_op) {
+                (key, Some(value)) if key.is_address_record() => {
+                    assert_eq!(Some(value), wanted_address_record(key, &value, target), "{key:?}");
+                }
+                (key, None) if key.is_address_record() => {
+                    let left = self.kernel.services.keys().find(|other| **other != key && other.address_record() == key);
+                    assert_eq!(left, None, "an address record goes before the records it leads to");
+                    assert!(!target.keys().any(|other| other.address_record() == key), "{key:?} is wanted");
+                }
+                (key, Some(value)) => self.judge_record(key, &value, target),
+                (key, None) => {
+                    assert!(!target.contains_key(&key), "{key:?} is wanted by {:?}", target[&key]);
+                    self.published.remove(&key);
+                }
+            }
+        }
+        self.kernel.apply(op);
+        if let MapOp::Service(_) | MapOp::DeleteSourceRange { .. } | MapOp::PutSourceRange { .. } = op {
+            self.assert_ranges_hold(target);
+        }
+    }
+
+    fn judge_record(&mut self, key: Key, value: &ServiceValue, target: &Target) {
+        let answer = target.get(&key).unwrap_or_else(|| panic!("nobody wants {key:?}"));
+        assert_says(&self.kernel, key, value, answer);
+        assert!(self.kernel.services.contains_key(&key.address_record()), "{key:?} is published without its address");
+        let owner = (answer.owner.clone(), key.family());
+        let kernel = &self.kernel;
+        self.owners.retain(|id, _| kernel.is_read(*id));
+        let known = self.owners.entry(value.service_id).or_insert_with(|| owner.clone());
+        assert_eq!(*known, owner, "service id {} passes on while somebody reads it", value.service_id);
+        if let (Some(old), Some(before)) = (self.published.get(&key), self.kernel.services.get(&key))
+            && old.owner == answer.owner
+        {
+            assert_eq!(before.service_id, value.service_id, "{key:?} gets another service id");
+            assert!(before.generation <= value.generation, "{key:?} goes back in time");
+            let same = old.backends == answer.backends && old.keep == answer.keep;
+            assert!(same || before.generation < value.generation, "the change of {key:?} shows in no generation");
+        }
+        self.published.insert(key, answer.clone());
+    }
+
+    /// While a record admits only some clients, those of the old or those of the new list are admitted.
+    fn assert_ranges_hold(&self, target: &Target) {
+        for (key, value) in &self.kernel.services {
+            if value.flags & ServiceFlags::SOURCE_RANGES == 0 {
+                continue;
+            }
+            // Only a record that somebody else wrote has no owner.
+            let (Some(owner), Some(now)) = (self.owners.get(&value.service_id), self.published.get(key)) else { continue };
+            let lists = |answers: &Target| -> BTreeSet<_> {
+                let own = answers.iter().filter(|(key, one)| one.owner == owner.0 && key.family() == owner.1);
+                own.flat_map(|(_, answer)| answer.source_ranges.iter().copied()).collect()
+            };
+            let (old, new) = (lists(&self.published), lists(target));
+            let old: BTreeSet<_> = old.union(&now.source_ranges).copied().collect();
+            let admitted: BTreeSet<_> =
+                self.kernel.ranges.iter().filter(|(id, _)| *id == value.service_id).map(|(_, range)| *range).collect();
+            let whole = |list: &BTreeSet<_>| !list.is_empty() && admitted.is_superset(list);
+            assert!(whole(&old) || whole(&new), "{key:?} admits only {admitted:?}, of {old:?} or {new:?}");
+        }
+    }
+
+    /// The maps hold `target`, nothing less and nothing that a reader would find beside it.
+    fn assert_holds(&self, target: &Target) {
+        let expected: BTreeSet<Key> = target.keys().flat_map(|key| [*key, key.address_record()]).collect();
+        let held: BTreeSet<Key> = self.kernel.services.keys().copied().collect();
+        assert_eq!(held, expected);
+        let mut ids: BTreeMap<(&ServicePortName, Family), u32> = BTreeMap::new();
+        let mut ranges = BTreeSet::new();
+        for (key, value) in &self.kernel.services {
+            if key.is_address_record() {
+                assert_eq!(Some(*value), wanted_address_record(*key, value, target));
+                continue;
+            }
+            let answer = &target[key];
+            assert_says(&self.kernel, *key, value, answer);
+            let id = *ids.entry((&answer.owner, key.family())).or_insert(value.service_id);
+            assert_eq!(id, value.service_id, "one ServicePort has one service id");
+            ranges.extend(answer.source_ranges.iter().map(|range| (id, *range)));
+        }
+        let distinct: BTreeSet<u32> = ids.values().copied().collect();
+        assert_eq!(distinct.len(), ids.len(), "two ServicePorts have one service id: {ids:?}");
+        assert_eq!(self.kernel.ranges, ranges);
+        let shared = self.kernel.published_backends();
+        assert!(shared.values().all(|ids| ids.len() == 1), "one backend has several ids: {shared:?}");
+    }
+
+    /// Closes an epoch.
+    pub fn seal(&mut self) {
+        if let Some(epoch) = self.planner.seal_epoch() {
+            self.kernel.seal(epoch);
+            self.epochs.push(epoch);
+        }
+    }
+
+    /// The grace periods of all but the last `pending` epochs pass; the writes fail at number `fault`.
+    pub fn grace(&mut self, pending: usize, fault: Option<usize>) {
+        let passed = self.epochs.len().saturating_sub(pending);
+        let Some(epoch) = self.epochs.drain(..passed).next_back() else { return };
+        self.kernel.grace_passed(epoch);
+        for (index, op) in self.planner.grace_passed(epoch).iter().enumerate() {
+            if fault == Some(index) {
+                return;
+            }
+            assert!(matches!(op, MapOp::Backend(_)), "{op:?}");
+            self.kernel.apply(op);
+            self.planner.commit(op);
+        }
+    }
+
+    /// Lets grace periods pass until nothing waits for one.
+    pub fn drain(&mut self) {
+        for _ in 0..4 {
+            self.seal();
+            self.grace(0, None);
+        }
+        assert_eq!(self.planner.seal_epoch(), None, "something waits for ever");
+    }
+
+    /// The agent dies and starts again on what the maps hold.
+    pub fn restart(&mut self, backwards: bool) {
+        self.kernel.restart();
+        self.planner = Planner::restore(&self.kernel.dump(backwards), self.capacities);
+        self.dirty.clear();
+        self.epochs.clear();
+    }
+
+    /// Reads the maps back while running.
+    pub fn audit(&mut self, backwards: bool) {
+        let dump: RealisedDump = self.kernel.dump(backwards);
+        self.planner.reload(&dump);
+        self.kernel.reopen();
+        self.epochs.clear();
+    }
+
+    /// After [`Agent::drain`]: what the planner counts is what there is, and nothing is there that no record uses.
+    pub fn assert_no_leak(&self) {
+        let [services4, services6, backends4, backends6, ranges] = self.kernel.used();
+        let usage = self.planner.usage();
+        let counted = [usage.services4, usage.services6, usage.backends4, usage.backends6, usage.source_ranges];
+        assert_eq!(counted.map(|count| count as usize), [services4, services6, backends4, backends6, ranges]);
+        let published = self.kernel.published_backends();
+        assert_eq!(published.len(), backends4 + backends6, "a backend stays although nobody uses it");
+        assert_eq!(usage.ring as usize, self.kernel.ring_used());
+        let ids: BTreeSet<u32> = self.kernel.services.values().map(|value| value.service_id).filter(|id| *id != 0).collect();
+        assert_eq!(self.planner.service_ids().collect::<BTreeSet<u32>>(), ids);
+    }
+}
+
+/// The address record, if the address is wanted: it refuses other ports of an address that is only a ClusterIP.
+fn wanted_address_record(key: Key, value: &ServiceValue, target: &Target) -> Option<ServiceValue> {
+    let mut records = target.iter().filter(|(other, _)| other.address_record() == key).peekable();
+    records.peek()?;
+    let owned = records.all(|(_, answer)| answer.owns_address);
+    let refuse = if owned { ServiceFlags::REFUSE_UNKNOWN_PORT } else { 0 };
+    // What else an address record says is the planner's; it must not look like a frontend, though.
+    let flags = value.flags & !ServiceFlags::REFUSE_UNKNOWN_PORT | refuse;
+    Some(ServiceValue { flags, service_id: 0, ring_len: 0, keep_len: 0, ..*value })
+}
+
+/// Asserts that a reader of the record does what `answer` says.
+fn assert_says(kernel: &Kernel, key: Key, value: &ServiceValue, answer: &Answer) {
+    let (chosen, kept) = kernel.read(key, value);
+    let sorted = |set: &BTreeSet<Backend>| set.iter().copied().collect::<Vec<_>>();
+    assert_eq!(chosen, sorted(&answer.backends), "{key:?}");
+    let rest = answer.keep.difference(&answer.backends).copied().collect();
+    assert_eq!(kept, sorted(&rest), "{key:?}");
+    assert_eq!(value.affinity_seconds, answer.affinity_seconds, "{key:?}");
+    assert_ne!(value.service_id, 0, "{key:?}");
+    let mut flags = 0;
+    for (set, flag) in [
+        (answer.when_empty == Some(WhenEmpty::Reject), ServiceFlags::REJECT_WHEN_EMPTY),
+        (answer.when_empty == Some(WhenEmpty::Drop), ServiceFlags::DROP_WHEN_EMPTY),
+        (answer.affinity_seconds > 0, ServiceFlags::AFFINITY),
+        (!answer.source_ranges.is_empty(), ServiceFlags::SOURCE_RANGES),
+        (answer.host_netns_only, ServiceFlags::HOST_NETNS_ONLY),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    let meaningless = match chosen.is_empty() {
+        true => 0,
+        false => ServiceFlags::REJECT_WHEN_EMPTY | ServiceFlags::DROP_WHEN_EMPTY,
+    };
+    assert_eq!(value.flags & !meaningless, flags, "{key:?}");
+}
+
+/// The answers by frontend, as published.
+pub fn by_key(frontends: BTreeMap<FrontendKey, Answer>) -> BTreeMap<Key, Answer> {
+    frontends.into_iter().map(|(key, answer)| (Key::from(key), answer)).collect()
+}

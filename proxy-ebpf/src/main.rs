@@ -1,0 +1,89 @@
+//! Entry points: one program for each hook, two lines each. What they do is in the modules.
+//!
+//! Must not decide anything.
+#![no_std]
+#![no_main]
+
+mod connect;
+mod family;
+mod lookup;
+mod maps;
+mod membership;
+mod peers;
+mod reply;
+mod select;
+mod send;
+mod sock_addr;
+mod verdict;
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+
+use crate::sock_addr::SockAddr;
+
+/// `connect(2)` on an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect4(&SockAddr::new(&ctx))
+}
+
+/// `connect(2)` on an IPv6 socket, IPv4-mapped addresses included.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect6(&SockAddr::new(&ctx))
+}
+
+/// `sendmsg(2)` with an IPv4 destination on an unconnected UDP socket; the kernel also comes here for an IPv4-mapped
+/// destination of an IPv6 socket (`udpv6_sendmsg`).
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send::sendmsg4(&SockAddr::new(&ctx))
+}
+
+/// `sendmsg(2)` with an IPv6 destination on an unconnected UDP socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send::sendmsg6(&SockAddr::new(&ctx))
+}
+
+/// `recvmsg(2)` on an IPv4 UDP socket.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    reply::recvmsg4(&SockAddr::new(&ctx))
+}
+
+/// `recvmsg(2)` on an IPv6 UDP socket.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    reply::recvmsg6(&SockAddr::new(&ctx))
+}
+
+/// `getpeername(2)` on an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    reply::getpeername4(&SockAddr::new(&ctx))
+}
+
+/// `getpeername(2)` on an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    reply::getpeername6(&SockAddr::new(&ctx))
+}
+
+/// One socket of `sock_peers`, when the agent lists them.
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(no_mangle)]
+pub extern "C" fn list_sockets(ctx: *const peers::SocketStorage) -> i32 {
+    peers::list(ctx)
+}
+
+/// Unreachable: nothing here panics, and the verifier would refuse a program that could loop for ever.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Read by the loader. GPL-compatible as the kernel demands of programs that use GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,256 @@
+//! `sheave agent`: puts the parts together, keeps them running, and leaves the data plane in place at the end.
+//!
+//! Must not know how any part works.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use proxy_core::{
+    desired::{self, NodePortAddresses},
+    diff, model,
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    task, time,
+};
+use tracing::{error, info};
+
+use super::{CONTROL_SOCKET, CliError, LOCK_FILE, logging, scrape, with_causes};
+use crate::{
+    addresses,
+    config::{self, AgentFlags, Config, SourceConfig},
+    control::{self, AgentState},
+    dataplane::{self, DataPlane, DataPlaneConfig, Observer},
+    health::{self, Attachment, Readiness},
+    metrics::{Exposition, Metrics},
+    reconcile::{self, Event, Loop, Progress, Reconciler},
+    watch::{self, KubeSettings, WatchError, WatchStatus},
+};
+
+/// Changes that wait to be taken in; the sources wait when there are more.
+const QUEUE: usize = 4096;
+/// First and longest pause before attaching is tried again.
+const ATTACH_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
+    let loaded = config::load(&flags.into_layers())?;
+    logging::start(&loaded);
+    let config = loaded.config;
+    std::fs::create_dir_all(&config.run_dir)?;
+    let data_plane = DataPlane::open(&data_plane_config(&config))?;
+    info!(inherited = data_plane.inherited(), "the data plane is open");
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(serve(config, data_plane));
+    // Nothing is detached: what is in the kernel goes on serving. Tasks that block are not waited for.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+fn data_plane_config(config: &Config) -> DataPlaneConfig {
+    DataPlaneConfig {
+        pin_dir: config.pin_dir.clone(),
+        lock_file: config.run_dir.join(LOCK_FILE),
+        cgroup: config.cgroup.clone(),
+        capacities: config.capacities,
+        probe_program: PathBuf::from("/proc/self/exe"),
+    }
+}
+
+/// Runs until a signal comes or a part that must not end has ended.
+async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
+    let parts = Parts::new(&config, data_plane)?;
+    let (events, queue) = mpsc::channel(QUEUE);
+    let loop_ended = parts.start_loop(&config, queue)?;
+    let source_ended = parts.start_sources(&config, events.clone());
+    parts.start_servers(&config, events)?;
+    task::spawn(attach(Arc::clone(&parts.data_plane), Arc::clone(&parts.readiness)));
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => info!("terminated; the data plane stays in place"),
+        _ = interrupt.recv() => info!("interrupted; the data plane stays in place"),
+        _ = loop_ended => return Err(CliError::Refused("the reconciler ended".to_owned())),
+        error = source_ended => return Err(source_error(error)),
+    }
+    Ok(())
+}
+
+fn source_error(ended: Result<Result<(), WatchError>, task::JoinError>) -> CliError {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => CliError::Refused("the source of objects ended".to_owned()),
+        Err(error) => CliError::Refused(format!("the source of objects broke off: {error}")),
+    }
+}
+
+/// What the parts of the agent share.
+struct Parts {
+    data_plane: Arc<Mutex<DataPlane>>,
+    observer: Arc<Observer>,
+    sources: Arc<WatchStatus>,
+    readiness: Arc<Readiness>,
+    metrics: Metrics,
+    source: watch::SourceConfig,
+}
+
+impl Parts {
+    fn new(config: &Config, data_plane: DataPlane) -> Result<Self, CliError> {
+        let (sources, progress) = (Arc::new(WatchStatus::new()), Arc::new(Progress::default()));
+        let needs_node = matches!(config.source, SourceConfig::Kubernetes { .. });
+        Ok(Self {
+            observer: Arc::new(data_plane.observer()?),
+            data_plane: Arc::new(Mutex::new(data_plane)),
+            readiness: Arc::new(Readiness::new(progress, Arc::clone(&sources), needs_node)),
+            sources,
+            metrics: Metrics::default(),
+            source: source(config),
+        })
+    }
+
+    /// The loop gets a thread of its own, because writes to the kernel block. The result is ready when it has ended.
+    fn start_loop(&self, config: &Config, queue: mpsc::Receiver<Event>) -> Result<oneshot::Receiver<()>, CliError> {
+        let maps = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).clone_maps()?;
+        let (metrics, progress) = (self.metrics.clone(), Arc::clone(self.readiness.progress()));
+        let reconciler = Reconciler::restore(desired_settings(config), maps, capacities(config), metrics, progress)?;
+        let round = Loop::new(reconciler, self.loop_settings(config));
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        let (ended, loop_ended) = oneshot::channel();
+        thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
+            runtime.block_on(round.run(queue));
+            drop(ended);
+        })?;
+        Ok(loop_ended)
+    }
+
+    fn loop_settings(&self, config: &Config) -> reconcile::Settings {
+        let (sink, publisher) = watch::event_sink(&self.source, &config.node_name);
+        task::spawn(publisher.run());
+        let (left, backends_left) = mpsc::unbounded_channel();
+        let (observer, metrics) = (Arc::clone(&self.observer), self.metrics.clone());
+        task::spawn(reconcile::end_udp_sockets(backends_left, observer, metrics.clone()));
+        reconcile::Settings {
+            min_sync_interval: config.min_sync_interval,
+            audit_interval: config.audit_interval,
+            grace_wait: Arc::new(|| {
+                dataplane::wait_grace();
+            }),
+            on_warning: Box::new(move |warning| sink.publish(warning)),
+            left,
+            metrics,
+            progress: Arc::clone(self.readiness.progress()),
+        }
+    }
+
+    /// The result is ready when the source of objects has ended, which it must not.
+    fn start_sources(&self, config: &Config, events: mpsc::Sender<Event>) -> task::JoinHandle<Result<(), WatchError>> {
+        let (changes, changed) = mpsc::channel(QUEUE);
+        task::spawn(addresses::run(changes.clone()));
+        task::spawn(stamp(changed, events));
+        task::spawn(watch::run(self.source.clone(), config.node_name.clone(), changes, Arc::clone(&self.sources)))
+    }
+
+    fn start_servers(&self, config: &Config, questions: mpsc::Sender<Event>) -> Result<(), CliError> {
+        let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources));
+        let metrics = health::metrics_router(Arc::new(Exposition::new(&self.metrics, read)));
+        task::spawn(health::serve("metrics", config.metrics_address, metrics));
+        let router = health::health_router(Arc::clone(&self.readiness));
+        task::spawn(health::serve("health", config.health_address, router));
+        let checks = self.readiness.progress().watch_health_checks();
+        task::spawn(health::serve_health_check_ports(checks, Arc::clone(&self.readiness)));
+        let state = AgentState {
+            node_name: config.node_name.clone(),
+            readiness: Arc::clone(&self.readiness),
+            observer: Arc::clone(&self.observer),
+            data_plane: Arc::clone(&self.data_plane),
+            questions,
+        };
+        task::spawn(control::serve(&config.run_dir.join(CONTROL_SOCKET), Arc::new(state))?);
+        Ok(())
+    }
+}
+
+fn source(config: &Config) -> watch::SourceConfig {
+    match &config.source {
+        SourceConfig::Manifests(folder) => watch::SourceConfig::Manifests(folder.clone()),
+        SourceConfig::Kubernetes { kubeconfig, api_servers } => watch::SourceConfig::Kube(KubeSettings {
+            kubeconfig: kubeconfig.clone(),
+            api_servers: api_servers.clone(),
+            watch_timeout: config.watch_timeout,
+            proxy_name: config.service_proxy_name.clone(),
+        }),
+    }
+}
+
+fn desired_settings(config: &Config) -> desired::Settings {
+    let networks = &config.node_port_addresses;
+    desired::Settings {
+        node_name: config.node_name.clone(),
+        proxy_name: config.service_proxy_name.clone(),
+        node_port_addresses: if networks.is_empty() {
+            NodePortAddresses::All
+        } else {
+            NodePortAddresses::Within(networks.clone())
+        },
+    }
+}
+
+fn capacities(config: &Config) -> diff::Capacities {
+    let dataplane::Capacities { services, ring, backends, source_ranges, .. } = config.capacities;
+    diff::Capacities { services, ring, backends, source_ranges }
+}
+
+/// Notes when each change arrived: the latency that is measured begins here.
+async fn stamp(mut changes: mpsc::Receiver<model::Event>, events: mpsc::Sender<Event>) {
+    while let Some(event) = changes.recv().await {
+        let received = time::Instant::now();
+        if events.send(Event::Model { event, received }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Once everything is written, attaches and probes until that works.
+async fn attach(data_plane: Arc<Mutex<DataPlane>>, readiness: Arc<Readiness>) {
+    let mut synced = readiness.progress().watch_synced();
+    if synced.wait_for(|synced| *synced).await.is_err() {
+        return;
+    }
+    let (mut pause, longest) = ATTACH_RETRY;
+    loop {
+        let handle = Arc::clone(&data_plane);
+        let attached = task::spawn_blocking(move || {
+            attach_and_probe(&mut handle.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        match attached.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(cgroup) => return announce(&readiness, cgroup),
+            Err(reason) => {
+                error!(reason, "not ready; trying again in {} s", pause.as_secs());
+                readiness.set_attachment(Attachment::Failed { reason });
+            }
+        }
+        time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+fn announce(readiness: &Readiness, cgroup: String) {
+    let report = readiness.progress().report();
+    readiness.set_attachment(Attachment::Working { cgroup: cgroup.clone() });
+    info!(cgroup, services = report.services, frontends = report.frontends, "ready");
+}
+
+/// Returns the cgroup.
+fn attach_and_probe(data_plane: &mut DataPlane) -> Result<String, String> {
+    for (program, action) in data_plane.attach().map_err(|error| with_causes(&error))? {
+        info!(program, ?action, "attached");
+    }
+    let report = data_plane.probe().map_err(|error| with_causes(&error))?;
+    info!(ipv4 = report.ipv4, ipv6 = report.ipv6, "the probe was translated");
+    Ok(data_plane.cgroup().display().to_string())
+}

@@ -1,0 +1,32 @@
+//! `sheave cleanup`: nothing of ours stays in the kernel.
+//!
+//! Must not know what that is.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use super::{CliError, Paths};
+use crate::dataplane;
+
+pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
+    if let Some(pid) = dataplane::lock_holder(&paths.lock())? {
+        return Err(CliError::Refused(format!("the agent (process {pid}) is running; stop it first")));
+    }
+    let report = dataplane::cleanup(&paths.pin_dir);
+    let mut out = io::stdout().lock();
+    for removed in &report.removed {
+        writeln!(out, "removed {}", removed.display())?;
+    }
+    let mut errors = report.errors;
+    for path in [paths.socket(), paths.lock()] {
+        match fs::remove_file(&path) {
+            Ok(()) => writeln!(out, "removed {}", path.display())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => errors.push(format!("{}: {error}", path.display())),
+        }
+    }
+    if errors.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(CliError::Refused(errors.join("; "))) }
+}

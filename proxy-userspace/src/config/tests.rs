@@ -1,0 +1,146 @@
+//! Precedence, unknown keys and limits of the configuration.
+
+use std::{collections::BTreeMap, ffi::OsString, io::Write as _, time::Duration};
+
+use super::*;
+
+fn layers(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Layers {
+    let os = |text: &&str| OsString::from(*text);
+    Layers {
+        flags: flags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| (os(name), os(value)))
+            .collect::<BTreeMap<_, _>>(),
+        file: None,
+    }
+}
+
+fn file(suffix: &str, text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn origin_of(loaded: &Loaded, name: &str) -> Origin {
+    loaded.resolved.iter().find(|entry| entry.setting.name == name).unwrap().origin
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default() {
+    let file = file(".yaml", "ring-max: 100\nservices-max: 101\nbackends-max: 102\n");
+    let mut layers = layers(
+        &[("ring-max", "300"), ("node-name", "n")],
+        &[("SHEAVE_RING_MAX", "200"), ("SHEAVE_SERVICES_MAX", "201"), ("NODE_NAME", "other")],
+    );
+    layers.file = Some(file.path().to_owned());
+    let loaded = load(&layers).unwrap();
+    let capacities = loaded.config.capacities;
+    assert_eq!((capacities.ring, capacities.services, capacities.backends), (300, 201, 102));
+    assert_eq!(capacities.affinity, proxy_common::names::DEFAULT_AFFINITY);
+    assert_eq!(loaded.config.node_name, "n");
+    let origins =
+        ["ring-max", "services-max", "backends-max", "affinity-max"].map(|name| origin_of(&loaded, name));
+    assert_eq!(origins, [Origin::Flag, Origin::Environment, Origin::File, Origin::Default]);
+}
+
+#[test]
+fn yaml_and_toml_files_say_the_same() {
+    let yaml = file(
+        ".yaml",
+        "# c\nnode-port-addresses: [192.0.2.0/24, '2001:db8::/32']\nwatch-timeout: 30\nlog-format: json\n",
+    );
+    let toml = file(
+        ".toml",
+        "node-port-addresses = ['192.0.2.0/24', '2001:db8::/32']\nwatch-timeout = 30\nlog-format = 'json'\n",
+    );
+    let loaded = [yaml, toml].map(|file| {
+        let layers = Layers { file: Some(file.path().to_owned()), ..layers(&[("node-name", "n")], &[]) };
+        load(&layers).unwrap().config
+    });
+    assert_eq!(loaded[0], loaded[1]);
+    assert_eq!(loaded[0].node_port_addresses.len(), 2);
+    assert_eq!(loaded[0].watch_timeout, Duration::from_secs(30));
+    assert_eq!(loaded[0].log_format, LogFormat::Json);
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_the_nearest_valid_one() {
+    for (suffix, text) in [(".yaml", "ringmax: 5\n"), (".toml", "ringmax = 5\n")] {
+        let file = file(suffix, text);
+        let error = load(&Layers { file: Some(file.path().to_owned()), ..Layers::default() })
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`ringmax`") && error.contains("did you mean `ring-max`?"), "{error}");
+    }
+    let error = load(&layers(&[], &[("SHEAVE_NODENAME", "n")])).unwrap_err().to_string();
+    assert!(error.contains("`SHEAVE_NODENAME`") && error.contains("`SHEAVE_NODE_NAME`"), "{error}");
+}
+
+#[test]
+fn variables_the_kubelet_makes_for_a_service_called_sheave_are_no_settings() {
+    let links = [
+        ("SHEAVE_SERVICE_HOST", "10.96.0.7"),
+        ("SHEAVE_METRICS_SERVICE_PORT_HTTP", "80"),
+        ("SHEAVE_PORT", "tcp://10.96.0.7:80"),
+        ("SHEAVE_PORT_80_TCP_ADDR", "10.96.0.7"),
+    ];
+    load(&layers(&[("node-name", "n")], &links)).unwrap();
+}
+
+#[test]
+fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
+    let cases = [
+        ("ring-max", "0"),
+        ("watch-timeout", "291"),
+        ("min-sync-interval", "-1"),
+        ("health-address", "10256"),
+        ("node-port-addresses", "192.0.2.0/33"),
+        ("pin-dir", "bpf"),
+        ("log-format", "xml"),
+        ("log-level", "=="),
+    ];
+    for (name, value) in cases {
+        let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}` (flag) is `{value}`")), "{error}");
+    }
+}
+
+#[test]
+fn a_file_with_a_nested_value_or_broken_syntax_is_an_error_with_its_path() {
+    for text in ["ring-max: {a: 1}\n", "ring-max: [\n"] {
+        let file = file(".yaml", text);
+        let error = load(&Layers { file: Some(file.path().to_owned()), ..Layers::default() })
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&file.path().display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_kubeconfig_and_manifests_exclude_each_other() {
+    let both = layers(&[("kubeconfig", "/k"), ("manifests", "/m"), ("node-name", "n")], &[]);
+    assert!(matches!(load(&both), Err(ConfigError::Conflict { .. })));
+    let one = load(&layers(&[("manifests", "/m"), ("node-name", "n")], &[])).unwrap();
+    assert_eq!(one.config.source, SourceConfig::Manifests("/m".into()));
+}
+
+/// A setting that does nothing is a lie: each one, changed, changes the configuration.
+#[test]
+fn every_setting_changes_the_configuration() {
+    let base = load(&layers(&[("node-name", "n")], &[])).unwrap().config;
+    for setting in SETTINGS {
+        let value = match setting.value_name {
+            "N" | "SECONDS" | "MS" => "17",
+            "ADDRESS:PORT" => "127.0.0.9:9",
+            "LIST" => "192.0.2.0/24",
+            "FORMAT" => "json",
+            "FILTER" => "debug",
+            _ => "/changed",
+        };
+        let mut flags = vec![("node-name", "n")];
+        flags.retain(|(name, _)| *name != setting.name);
+        flags.push((setting.name, value));
+        assert_ne!(load(&layers(&flags, &[])).unwrap().config, base, "{}", setting.name);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the control socket answers from.
+//!
+//! Must not know the socket.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+};
+
+use super::{
+    protocol::{StatusView, Subsystem},
+    views::Views,
+};
+use crate::{
+    dataplane::{DataPlane, Observer},
+    health::{Attachment, Readiness},
+    reconcile::{Event, FrontendNames, Question},
+    watch::SourceStatus,
+};
+
+/// Handles on the parts of a running agent.
+pub struct AgentState {
+    /// This node's name.
+    pub node_name: String,
+    /// How the agent is.
+    pub readiness: Arc<Readiness>,
+    /// The maps, for reading.
+    pub observer: Arc<Observer>,
+    /// The programs.
+    pub data_plane: Arc<Mutex<DataPlane>>,
+    /// The loop.
+    pub questions: mpsc::Sender<Event>,
+}
+
+impl AgentState {
+    pub(super) fn status(&self) -> StatusView {
+        let obstacles = self.readiness.obstacles();
+        let progress = self.readiness.progress().report();
+        StatusView {
+            agent_running: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node_name.clone(),
+            ready: obstacles.is_empty(),
+            obstacles,
+            subsystems: self.subsystems(progress.services, progress.frontends, progress.error),
+            refused: progress.refused,
+            warnings: progress.warnings,
+        }
+    }
+
+    fn subsystems(&self, services: usize, frontends: usize, error: Option<String>) -> Vec<Subsystem> {
+        let subsystem = |name: &str, state: String| Subsystem { name: name.to_owned(), state };
+        let attached = match self.readiness.attachment() {
+            Attachment::Waiting => "not attached yet".to_owned(),
+            Attachment::Working { cgroup } => format!("attached to {cgroup}, probe translated"),
+            Attachment::Failed { reason } => reason,
+        };
+        let written = error.unwrap_or_else(|| "as wanted".to_owned());
+        let maps = format!("{services} Services, {frontends} frontends: {written}");
+        let sources = self.readiness.sources().sources().into_iter();
+        let sources = sources
+            .map(|source| subsystem(&format!("{:?}", source.source).to_lowercase(), describe(&source)));
+        [subsystem("programs", attached), subsystem("maps", maps)].into_iter().chain(sources).collect()
+    }
+
+    /// What the kernel has, under the names the loop knows. `None` if it cannot be read.
+    pub(super) async fn views(&self) -> Result<Views, String> {
+        let names = self.names().await;
+        let observer = Arc::clone(&self.observer);
+        let views = task::spawn_blocking(move || observer.dump().map(|dump| Views::new(&dump, &names)));
+        views.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Whose the frontends are; empty if the loop is gone.
+    pub(super) async fn names(&self) -> FrontendNames {
+        let (answer, names) = oneshot::channel();
+        if self.questions.send(Event::Ask(Question::FrontendNames(answer))).await.is_err() {
+            return FrontendNames::new();
+        }
+        names.await.unwrap_or_default()
+    }
+}
+
+fn describe(source: &SourceStatus) -> String {
+    let listed = if source.listed { "listed" } else { "not listed yet" };
+    let age = source.age.map_or_else(String::new, |age| format!(", heard of {:.1} s ago", age.as_secs_f64()));
+    let error = source.error.as_ref().map_or_else(String::new, |error| format!(", error: {error}"));
+    format!("{listed}{age}, {} restarts{error}", source.restarts)
+}

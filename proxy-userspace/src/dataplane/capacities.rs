@@ -1,0 +1,74 @@
+//! How large the maps are, and which option of the agent says so.
+//!
+//! Must not know what is in them.
+
+use proxy_common::names;
+
+use super::MapLimit;
+
+/// Capacities of the maps, in entries. A change rebuilds the maps at the next start, without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Records of `services4` and of `services6`, each.
+    pub services: u32,
+    /// Backend ids in `ring`.
+    pub ring: u32,
+    /// Backends in `backends4` and in `backends6`, each.
+    pub backends: u32,
+    /// Clients in `affinity`.
+    pub affinity: u32,
+    /// Prefixes in `source_ranges`.
+    pub source_ranges: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            services: names::DEFAULT_SERVICES,
+            ring: names::DEFAULT_RING,
+            backends: names::DEFAULT_BACKENDS,
+            affinity: names::DEFAULT_AFFINITY,
+            source_ranges: names::DEFAULT_SOURCE_RANGES,
+        }
+    }
+}
+
+impl Capacities {
+    /// The maps whose capacity can be set, with the value set.
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 7] {
+        [
+            (names::SERVICES4, self.services),
+            (names::SERVICES6, self.services),
+            (names::RING, self.ring),
+            (names::BACKENDS4, self.backends),
+            (names::BACKENDS6, self.backends),
+            (names::AFFINITY, self.affinity),
+            (names::SOURCE_RANGES, self.source_ranges),
+        ]
+    }
+
+    /// What to say when `map` is full.
+    pub(super) fn limit(&self, map: &'static str) -> MapLimit {
+        let (capacity, unit, option) = match map {
+            names::RING => (self.ring, "backend ids", "--ring-max"),
+            names::BACKENDS4 | names::BACKENDS6 => (self.backends, "backends", "--backends-max"),
+            names::AFFINITY => (self.affinity, "clients", "--affinity-max"),
+            names::SOURCE_RANGES => (self.source_ranges, "prefixes", "--source-ranges-max"),
+            _ => (self.services, "records", "--services-max"),
+        };
+        MapLimit { map, capacity, unit, option }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sized_map_names_its_own_capacity() {
+        let capacities = Capacities { services: 1, ring: 2, backends: 3, affinity: 4, source_ranges: 5 };
+        for (map, capacity) in capacities.by_map() {
+            assert_eq!(capacities.limit(map).capacity, capacity, "{map}");
+        }
+    }
+}

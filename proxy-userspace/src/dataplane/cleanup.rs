@@ -1,0 +1,101 @@
+//! Removes everything that the agent left in the kernel, with the agent gone.
+//!
+//! Must not stop at the first failure.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::pins::is_on_bpffs;
+
+/// What was removed and what could not be.
+#[derive(Debug, Default)]
+pub struct CleanupReport {
+    /// Pins and directories that are gone now.
+    pub removed: Vec<PathBuf>,
+    /// What is still there, and why.
+    pub errors: Vec<String>,
+}
+
+/// Removes every link, map and directory under `pin_dir`, links first: a removed link detaches its program at once.
+/// Finding nothing is success. Whether an agent runs is the caller's question ([`super::lock_holder`]).
+pub fn cleanup(pin_dir: &Path) -> CleanupReport {
+    let mut report = CleanupReport::default();
+    match is_on_bpffs(pin_dir) {
+        _ if !pin_dir.exists() => {}
+        Ok(true) => {
+            report.remove_tree(&pin_dir.join("links"));
+            report.remove_tree(pin_dir);
+        }
+        Ok(false) => {
+            report.errors.push(format!("{} is not on a bpffs: nothing there is ours", pin_dir.display()));
+        }
+        Err(error) => report.errors.push(error.to_string()),
+    }
+    report
+}
+
+impl CleanupReport {
+    /// Children before parents. bpffs holds pins and directories, two levels deep.
+    fn remove_tree(&mut self, directory: &Path) {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.failed(directory, &error),
+            Ok(entries) => entries,
+        };
+        for entry in entries {
+            match entry.and_then(|entry| Ok((entry.path(), entry.file_type()?.is_dir()))) {
+                Ok((path, true)) => self.remove_tree(&path),
+                Ok((path, false)) => self.record(&path, fs::remove_file(&path)),
+                Err(error) => self.failed(directory, &error),
+            }
+        }
+        self.record(directory, fs::remove_dir(directory));
+    }
+
+    fn record(&mut self, path: &Path, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.removed.push(path.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.failed(path, &error),
+        }
+    }
+
+    fn failed(&mut self, path: &Path, error: &io::Error) {
+        self.errors.push(format!("{}: {error}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_directory_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("precious"), "x").unwrap();
+        let report = cleanup(directory.path());
+        assert!(report.removed.is_empty());
+        assert_eq!(report.errors.len(), 1);
+        assert!(directory.path().join("precious").exists());
+    }
+
+    #[test]
+    fn nothing_to_remove_is_success() {
+        let report = cleanup(Path::new("/sys/fs/bpf/sheave-that-never-was"));
+        assert!(report.removed.is_empty() && report.errors.is_empty());
+    }
+
+    #[test]
+    fn a_tree_is_removed_children_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("sheave");
+        fs::create_dir_all(root.join("maps")).unwrap();
+        fs::write(root.join("maps/services4-1"), "").unwrap();
+        let mut report = CleanupReport::default();
+        report.remove_tree(&root);
+        assert_eq!(report.removed, [root.join("maps/services4-1"), root.join("maps"), root.clone()]);
+        assert!(!root.exists());
+    }
+}

@@ -1,0 +1,182 @@
+//! What each pinned map is supposed to be, taken from the object, and the name of its pin, which says so.
+//!
+//! Must not open a map.
+
+use aya::maps::MapInfo;
+use aya_obj::{EbpfSectionKind, Object, ParseError, generated::bpf_map_type};
+use proxy_common::{SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
+
+use super::Capacities;
+
+/// A map of the object, with the configured capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MapDefinition {
+    pub(super) name: String,
+    pub(super) shape: Shape,
+}
+
+/// What the kernel knows of a map and what programs rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// `enum bpf_map_type`.
+    pub(super) kind: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+}
+
+/// The maps that refer to each other by position: all from one run, or none.
+const GROUP: [&str; 6] = [
+    names::SERVICES4,
+    names::SERVICES6,
+    names::RING,
+    names::BACKENDS4,
+    names::BACKENDS6,
+    names::SOURCE_RANGES,
+];
+
+impl MapDefinition {
+    /// All maps of the object that are shared between runs, in the order of their names.
+    pub(super) fn all(object: &[u8], capacities: &Capacities) -> Result<Vec<Self>, ParseError> {
+        let shared = |map: &aya_obj::Map| {
+            matches!(map.section_kind(), EbpfSectionKind::Maps | EbpfSectionKind::BtfMaps)
+        };
+        let maps = Object::parse(object)?.maps;
+        let mut all: Vec<_> = maps
+            .into_iter()
+            .filter(|(_, map)| shared(map))
+            .map(|(name, map)| Self { shape: shape(&name, &map, capacities), name })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// Name of the pin: the map's name, the hash of what the entries mean, the hash of the shape. No dots: bpffs
+    /// reserves them.
+    pub(super) fn pin_name(&self) -> String {
+        format!("{}{:08x}", pin_prefix(&self.name), self.shape.hash())
+    }
+
+    /// Whether the map belongs to those that are taken over together or not at all.
+    pub(super) fn in_group(&self) -> bool {
+        GROUP.contains(&self.name.as_str())
+    }
+
+    /// Whether the map's entries name services or backends by id, so that they mean nothing beside a new group.
+    pub(super) fn depends_on_group(&self) -> bool {
+        self.name == names::AFFINITY
+    }
+}
+
+/// What the pin names of all maps called `name` begin with whose entries mean what this version thinks they mean.
+pub(super) fn pin_prefix(name: &str) -> String {
+    let per_socket = [names::SOCK_PEERS, names::UDP_FLOWS].contains(&name);
+    let schema = if per_socket { SOCKET_SCHEMA_HASH } else { SCHEMA_HASH };
+    format!("{name}-{schema:08x}")
+}
+
+fn shape(name: &str, map: &aya_obj::Map, capacities: &Capacities) -> Shape {
+    let configured =
+        capacities.by_map().into_iter().find_map(|(map, capacity)| (map == name).then_some(capacity));
+    Shape {
+        kind: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: configured.unwrap_or(map.max_entries()),
+        flags: map.map_flags(),
+    }
+}
+
+impl Shape {
+    /// As the kernel describes an open map.
+    pub(super) fn of(info: &MapInfo) -> Self {
+        Self {
+            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        }
+    }
+
+    /// What a person calls this kind of map.
+    pub(super) fn kind_name(self) -> &'static str {
+        match bpf_map_type::try_from(self.kind) {
+            Ok(bpf_map_type::BPF_MAP_TYPE_HASH) => "hash",
+            Ok(bpf_map_type::BPF_MAP_TYPE_ARRAY) => "array",
+            Ok(bpf_map_type::BPF_MAP_TYPE_LRU_HASH) => "lru_hash",
+            Ok(bpf_map_type::BPF_MAP_TYPE_LPM_TRIE) => "lpm_trie",
+            Ok(bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY) => "percpu_array",
+            Ok(bpf_map_type::BPF_MAP_TYPE_RINGBUF) => "ring_buffer",
+            Ok(bpf_map_type::BPF_MAP_TYPE_SK_STORAGE) => "socket_storage",
+            _ => "other",
+        }
+    }
+
+    /// FNV-1a over the five numbers.
+    fn hash(self) -> u32 {
+        let Self { kind, key_size, value_size, max_entries, flags } = self;
+        let words = [kind, key_size, value_size, max_entries, flags];
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::load::OBJECT, *};
+
+    fn definition(name: &str, max_entries: u32) -> MapDefinition {
+        let shape = Shape { kind: 1, key_size: 8, value_size: 32, max_entries, flags: 1 };
+        MapDefinition { name: name.into(), shape }
+    }
+
+    #[test]
+    fn every_part_of_the_shape_changes_the_pin_name() {
+        let base = definition(names::SERVICES4, 16);
+        let changed = [
+            Shape { kind: 9, ..base.shape },
+            Shape { key_size: 9, ..base.shape },
+            Shape { value_size: 33, ..base.shape },
+            Shape { max_entries: 17, ..base.shape },
+            Shape { flags: 0, ..base.shape },
+        ];
+        for shape in changed {
+            let other = MapDefinition { shape, ..base.clone() };
+            assert_ne!(other.pin_name(), base.pin_name(), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn pin_names_show_the_schema_and_hold_no_dot() {
+        let name = definition(names::SERVICES4, 16).pin_name();
+        assert_eq!(name, format!("services4-{SCHEMA_HASH:08x}{:08x}", definition("", 16).shape.hash()));
+        assert!(definition(names::SOCK_PEERS, 0).pin_name().contains(&format!("{SOCKET_SCHEMA_HASH:08x}")));
+        assert!(!name.contains('.'));
+    }
+
+    #[test]
+    fn the_object_has_every_map_of_the_contract_with_the_configured_capacity() {
+        let capacities = Capacities { services: 3, ring: 5, ..Capacities::default() };
+        let all = MapDefinition::all(OBJECT, &capacities).unwrap();
+        let find = |name: &str| all.iter().find(|map| map.name == name).unwrap().shape.max_entries;
+        assert_eq!((find(names::SERVICES4), find(names::SERVICES6), find(names::RING)), (3, 3, 5));
+        assert_eq!(find(names::AFFINITY), names::DEFAULT_AFFINITY);
+        let names: Vec<_> = all.iter().map(|map| map.name.as_str()).collect();
+        let contract = [
+            names::AFFINITY,
+            names::BACKENDS4,
+            names::BACKENDS6,
+            names::COUNTERS,
+            names::EVENTS,
+            names::RING,
+            names::SERVICES4,
+            names::SERVICES6,
+            names::SOCK_PEERS,
+            names::SOURCE_RANGES,
+            names::UDP_FLOWS,
+        ];
+        assert_eq!(names, contract);
+    }
+}

@@ -1,0 +1,199 @@
+//! The object, and programs of it in the kernel.
+//!
+//! Must not know where programs are attached.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfError, EbpfLoader,
+    maps::Map,
+    programs::{CgroupSockAddr, Iter, ProgramError},
+};
+use proxy_common::names;
+use thiserror::Error;
+
+use super::{Capacities, definition::MapDefinition, pins::Pins, sys};
+
+/// The compiled programs, part of this binary.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sheave-ebpf.o"));
+
+/// The iterator's type: one run for each element of a socket storage map.
+const SOCKET_STORAGE: &str = "bpf_sk_storage_map";
+
+/// Why the programs are not in the kernel.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The object or one of its maps.
+    #[error("cannot load the eBPF object{}", hint(.0))]
+    Object(#[source] Box<EbpfError>),
+    /// A program.
+    #[error("the kernel refused program {program}: {reason}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The error, with the end of the verifier's log.
+        reason: String,
+    },
+    /// The object lacks something this binary needs: they were not built together.
+    #[error("the eBPF object has no {what}: run `cargo xtask build` and rebuild the agent")]
+    Missing {
+        /// The program or map.
+        what: String,
+    },
+    /// The network namespace has no cookie.
+    #[error("cannot read the cookie of the network namespace (kernel 5.14 or later)")]
+    NetnsCookie(#[source] io::Error),
+}
+
+/// What to do about the usual reason.
+fn hint(error: &EbpfError) -> &'static str {
+    let refused = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    if refused { ": run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" } else { "" }
+}
+
+/// Which programs to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Without the code that sends events.
+    Quiet,
+    /// With it.
+    Monitor,
+}
+
+/// Programs in the kernel, and the maps they use.
+pub(super) struct Loaded {
+    ebpf: Ebpf,
+}
+
+/// Loads all socket hooks of one variant. Maps that are pinned are used; the others are created and pinned.
+pub(super) fn load(
+    definitions: &[MapDefinition],
+    pins: &Pins,
+    capacities: &Capacities,
+    variant: Variant,
+) -> Result<Loaded, LoadError> {
+    let cookie = netns_cookie().map_err(LoadError::NetnsCookie)?;
+    let monitor = u8::from(variant == Variant::Monitor);
+    let mut loader = EbpfLoader::new();
+    // No program reads kernel structures by name: without this aya would keep the kernel's types in memory.
+    loader.btf(None);
+    loader.override_global(names::GLOBAL_HOST_NETNS, &cookie, true);
+    loader.override_global(names::GLOBAL_MONITOR, &monitor, true);
+    for (map, capacity) in capacities.by_map() {
+        loader.map_max_entries(map, capacity);
+    }
+    for definition in definitions {
+        loader.map_pin_path(&definition.name, pins.map(definition));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
+    for program in names::PROGRAMS {
+        let hook: &mut CgroupSockAddr = find_program(&mut ebpf, program)?;
+        hook.load().map_err(|error| refused(program, &error))?;
+    }
+    Ok(Loaded { ebpf })
+}
+
+fn find_program<'a, P>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let found = ebpf.program_mut(program).ok_or_else(|| missing(program))?;
+    found.try_into().map_err(|error| refused(program, &error))
+}
+
+fn missing(program: &str) -> LoadError {
+    LoadError::Missing { what: format!("program {program}") }
+}
+
+/// The verifier says at the end of its log why; the rest is for `bpftool`.
+const LOG_LINES: usize = 12;
+
+fn refused(program: &'static str, error: &ProgramError) -> LoadError {
+    let reason = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n");
+            format!("{io_error}\n{end}")
+        }
+        other => other.to_string(),
+    };
+    LoadError::Program { program, reason }
+}
+
+impl Loaded {
+    /// The descriptor of a program.
+    pub(super) fn program(&self, program: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        let found = self.ebpf.program(program).ok_or_else(|| missing(program))?;
+        found.fd().map(AsFd::as_fd).map_err(|error| refused(program, &error))
+    }
+
+    /// A descriptor of a map of its own.
+    pub(super) fn map(&self, name: &str) -> Option<io::Result<OwnedFd>> {
+        let (Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::LpmTrie(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data)) = self.ebpf.map(name)?
+        else {
+            return None;
+        };
+        Some(data.fd().as_fd().try_clone_to_owned())
+    }
+
+    /// Loads the program that lists sockets. Needs the kernel's own BTF, and a kernel from 5.12 on.
+    pub(super) fn load_lister(&mut self) -> Result<OwnedFd, LoadError> {
+        let program = names::LIST_SOCKETS;
+        let unavailable = |reason: String| LoadError::Program { program, reason };
+        let btf = Btf::from_sys_fs().map_err(|error| unavailable(error.to_string()))?;
+        let lister: &mut Iter = find_program(&mut self.ebpf, program)?;
+        lister.load(SOCKET_STORAGE, &btf).map_err(|error| refused(program, &error))?;
+        let fd = lister.fd().map_err(|error| refused(program, &error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+/// `SO_NETNS_COOKIE` (asm-generic/socket.h, kernel 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of this process's network namespace: the host's, where the agent runs.
+fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = sys::size::<u64>();
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, and any bytes are a u64.
+    let result = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_has_a_cookie_and_keeps_it() {
+        let cookie = netns_cookie().unwrap();
+        assert_ne!(cookie, 0);
+        assert_eq!(netns_cookie().unwrap(), cookie);
+    }
+
+    #[test]
+    fn missing_rights_are_explained() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let error = EbpfError::MapError(aya::maps::MapError::CreateError {
+            name: "services4".into(),
+            io_error: denied,
+        });
+        assert!(LoadError::Object(Box::new(error)).to_string().contains("CAP_BPF"));
+    }
+}

@@ -1,0 +1,48 @@
+//! Kernel maps, programs and links; the only importer of aya.
+//!
+//! [`LbMaps`] is what the reconciler needs of a set of maps; [`KernelMaps`], [`MemoryMaps`] and [`FaultyMaps`] are the
+//! sets. [`DataPlane`] owns the rest: the lock against a second agent, the pins, the programs, their links and the
+//! probe. [`inspect()`] and [`cleanup()`] work without an agent. Must not know Kubernetes, nor why a map entry should
+//! be what it is.
+
+mod batch;
+mod bpf_maps;
+mod capacities;
+mod cgroup;
+mod cleanup;
+mod definition;
+mod events;
+mod faulty_maps;
+mod grace;
+mod handles;
+mod inspect;
+mod lb_maps;
+mod links;
+mod load;
+mod lock;
+mod memory_maps;
+mod observer;
+mod pins;
+mod plane;
+mod probe;
+mod ring_memory;
+mod source_range;
+mod sys;
+
+pub use bpf_maps::KernelMaps;
+pub use capacities::Capacities;
+pub use cgroup::CgroupError;
+pub use cleanup::{CleanupReport, cleanup};
+pub use events::EventStream;
+pub use faulty_maps::FaultyMaps;
+pub use grace::{Grace, wait_grace};
+pub use inspect::{InspectError, Inspection, LinkStatus, inspect};
+pub use lb_maps::{ApplyError, LbMaps, MapLimit};
+pub use links::{LinkAction, LinkError};
+pub use load::LoadError;
+pub use lock::{LockError, lock_holder};
+pub use memory_maps::MemoryMaps;
+pub use observer::{MapUsage, Observer, ProgramInfo, ReadError, enable_run_statistics};
+pub use pins::PinsError;
+pub use plane::{AttachError, DataPlane, DataPlaneConfig, OpenError};
+pub use probe::{ProbeClient, ProbeError, ProbeReport};

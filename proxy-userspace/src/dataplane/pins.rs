@@ -1,0 +1,259 @@
+//! The bpffs directory: what is pinned where, and whether what is found there may be taken over.
+//!
+//! ```text
+//! <pin directory>/maps/<map>-<schema hash><shape hash>
+//! <pin directory>/links/<program>
+//! ```
+//!
+//! aya 0.14 opens a pinned map without comparing it with the program's definition, so every pin is compared here
+//! before aya sees it. Must not know what the maps hold.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+use aya::maps::MapData;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{FsType, statfs},
+};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::{
+    definition::{MapDefinition, Shape},
+    sys::{self, Access},
+};
+
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPFFS_MAGIC: FsType = FsType(libc::BPF_FS_MAGIC);
+/// The one place where mounting a bpffs is nobody else's business.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Why the pin directory cannot be used.
+#[derive(Debug, Error)]
+pub enum PinsError {
+    /// It is on another file system.
+    #[error(
+        "{directory} is not on a bpffs: mount one there (mount -t bpf bpf DIR) or name a directory on one with --pin-dir"
+    )]
+    NotBpffs {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Mounting failed.
+    #[error(
+        "cannot mount a bpffs on {BPFFS}: mount it on the host (mount -t bpf bpf {BPFFS}) and pass it to the agent"
+    )]
+    Mount(#[source] io::Error),
+    /// A file operation failed.
+    #[error("cannot {action} {path}")]
+    Path {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The pin directory.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    directory: PathBuf,
+}
+
+/// What is pinned under a map's name.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Same,
+    /// Something that must not be handed to the programs.
+    Foreign(String),
+}
+
+impl Pins {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    pub(super) fn maps(&self) -> PathBuf {
+        self.directory.join("maps")
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+
+    pub(super) fn map(&self, definition: &MapDefinition) -> PathBuf {
+        self.maps().join(definition.pin_name())
+    }
+
+    pub(super) fn link(&self, program: &str) -> PathBuf {
+        self.links().join(program)
+    }
+
+    /// Makes the directories, and mounts a bpffs on /sys/fs/bpf if the directory is there and none is mounted.
+    pub(super) fn prepare(&self) -> Result<(), PinsError> {
+        if !is_on_bpffs(&self.directory)? {
+            if !self.directory.starts_with(BPFFS) {
+                return Err(PinsError::NotBpffs { directory: self.directory.clone() });
+            }
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
+                .map_err(|errno| PinsError::Mount(errno.into()))?;
+            info!(directory = BPFFS, "mounted a bpffs");
+        }
+        for directory in [self.maps(), self.links()] {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700);
+            builder.create(&directory).map_err(failed("create directory", &directory))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every pin that may not be taken over, so that the loader creates those maps anew. Returns whether the
+    /// group of service maps was taken over; if not, none of it is left.
+    pub(super) fn admit(&self, definitions: &[MapDefinition]) -> Result<bool, PinsError> {
+        let mut group_complete = true;
+        for definition in definitions {
+            let found = self.find(definition);
+            if let Found::Foreign(why) = &found {
+                warn!(
+                    map = definition.name,
+                    why, "a pinned map is not what its name says: replaced by a new one"
+                );
+                remove(&self.map(definition))?;
+            }
+            group_complete &= found == Found::Same || !definition.in_group();
+        }
+        if !group_complete {
+            self.drop_group(definitions)?;
+        }
+        Ok(group_complete)
+    }
+
+    fn drop_group(&self, definitions: &[MapDefinition]) -> Result<(), PinsError> {
+        let dependent = |map: &&MapDefinition| map.in_group() || map.depends_on_group();
+        for definition in definitions.iter().filter(dependent) {
+            if remove(&self.map(definition))? {
+                info!(
+                    map = definition.name,
+                    "the service maps are not complete: this one is rebuilt with the rest"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, definition: &MapDefinition) -> Found {
+        match open_map(&self.map(definition), Access::Full) {
+            Ok((_, shape)) if shape == definition.shape => Found::Same,
+            Ok((_, shape)) => Found::Foreign(format!("expected {:?}, found {shape:?}", definition.shape)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
+            Err(error) => Found::Foreign(error.to_string()),
+        }
+    }
+
+    /// Removes the pins of maps that these definitions do not name: those of other versions and other capacities.
+    pub(super) fn remove_other_maps(&self, definitions: &[MapDefinition]) -> Result<Vec<String>, PinsError> {
+        let current: BTreeSet<String> = definitions.iter().map(MapDefinition::pin_name).collect();
+        let mut removed = Vec::new();
+        for name in list(&self.maps())?.into_iter().filter(|name| !current.contains(name)) {
+            remove(&self.maps().join(&name))?;
+            removed.push(name);
+        }
+        Ok(removed)
+    }
+}
+
+/// Opens a pinned map and says what the kernel knows of it.
+pub(super) fn open_map(path: &Path, access: Access) -> io::Result<(OwnedFd, Shape)> {
+    let map = sys::open_pin(path, access)?;
+    let data = MapData::from_fd(map.try_clone()?).map_err(io::Error::other)?;
+    let shape = Shape::of(&data.info().map_err(io::Error::other)?);
+    Ok((map, shape))
+}
+
+/// Names in a directory, sorted; none if there is no directory.
+pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinsError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.map_err(failed("list", directory))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("list", directory))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a pin; `false` if there was none.
+fn remove(path: &Path) -> Result<bool, PinsError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", path)(error)),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> PinsError {
+    move |source| PinsError::Path { action, path: path.to_owned(), source }
+}
+
+/// Whether the directory, or the nearest one above it that exists, is on a bpffs.
+pub(super) fn is_on_bpffs(directory: &Path) -> Result<bool, PinsError> {
+    let Some(existing) = directory.ancestors().find(|path| path.exists()) else {
+        return Ok(false);
+    };
+    let status = statfs(existing).map_err(|errno| failed("examine", existing)(errno.into()))?;
+    Ok(status.filesystem_type() == BPFFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_elsewhere_is_refused_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Pins::new(&directory.path().join("sheave")).prepare().unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf bpf DIR"), "{error}");
+        assert!(!directory.path().join("sheave").exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_map_is_foreign() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(directory.path());
+        let shape = Shape { kind: 1, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
+        let definition = MapDefinition { name: "services4".into(), shape };
+        assert_eq!(pins.find(&definition), Found::Nothing);
+        fs::create_dir_all(pins.maps()).unwrap();
+        fs::write(pins.map(&definition), "").unwrap();
+        assert!(matches!(pins.find(&definition), Found::Foreign(_)));
+        assert!(!pins.admit(std::slice::from_ref(&definition)).unwrap());
+        assert_eq!(pins.find(&definition), Found::Nothing);
+    }
+
+    #[test]
+    fn only_maps_of_other_generations_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(directory.path());
+        let shape = Shape { kind: 1, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
+        let definition = MapDefinition { name: "services4".into(), shape };
+        assert!(pins.remove_other_maps(&[]).unwrap().is_empty(), "no directory is no error");
+        fs::create_dir_all(pins.maps()).unwrap();
+        fs::write(pins.map(&definition), "").unwrap();
+        fs::write(pins.maps().join("services4-old"), "").unwrap();
+        assert_eq!(pins.remove_other_maps(std::slice::from_ref(&definition)).unwrap(), ["services4-old"]);
+        assert_eq!(list(&pins.maps()).unwrap(), [definition.pin_name()]);
+    }
+}

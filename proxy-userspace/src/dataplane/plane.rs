@@ -1,0 +1,289 @@
+//! The data plane of a running agent: lock, pins, programs, links, probe.
+//!
+//! The order is the caller's and decides that nothing is ever half: [`DataPlane::open`] takes over or makes the maps,
+//! the caller fills them, [`DataPlane::attach`] puts the programs on the hooks, [`DataPlane::probe`] proves it. Nothing
+//! is undone when the value is dropped: the data plane goes on without the agent.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use aya_obj::ParseError;
+use proxy_common::{Counter, names};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::{
+    ApplyError, Capacities, KernelMaps, MapUsage, ProgramInfo, ReadError,
+    cgroup::{Cgroup, CgroupError},
+    definition::MapDefinition,
+    events::EventStream,
+    handles::MapHandles,
+    links::{self, HOOKS, LinkAction, LinkError},
+    load::{self, LoadError, Loaded, OBJECT, Variant},
+    lock::{Lock, LockError},
+    observer::{self, Observer},
+    pins::{Pins, PinsError},
+    probe::{self, ProbeError, ProbeReport},
+    sys,
+};
+
+/// Where the data plane lives and how large it is.
+#[derive(Clone, Debug)]
+pub struct DataPlaneConfig {
+    /// Directory of the pins, on a bpffs; `/sys/fs/bpf/sheave` by default.
+    pub pin_dir: PathBuf,
+    /// Locked while the agent runs; `/run/sheave/agent.lock` by default.
+    pub lock_file: PathBuf,
+    /// cgroup2 directory to attach to; `None` for the root that is mounted.
+    pub cgroup: Option<PathBuf>,
+    /// Sizes of the maps.
+    pub capacities: Capacities,
+    /// Run as `PROGRAM probe-client ...` when the agent is outside the attached cgroup; `/proc/self/exe` by default.
+    pub probe_program: PathBuf,
+}
+
+impl Default for DataPlaneConfig {
+    fn default() -> Self {
+        Self {
+            pin_dir: "/sys/fs/bpf/sheave".into(),
+            lock_file: "/run/sheave/agent.lock".into(),
+            cgroup: None,
+            capacities: Capacities::default(),
+            probe_program: "/proc/self/exe".into(),
+        }
+    }
+}
+
+/// Why the data plane could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another agent, or the lock file.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// No cgroup to attach to.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The pin directory.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// The embedded object.
+    #[error("the embedded eBPF object is broken")]
+    Object(#[from] ParseError),
+    /// The kernel refused the programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map.
+    #[error(transparent)]
+    Maps(#[from] ApplyError),
+}
+
+/// Why the programs are not all on their hooks.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// A hook.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The pins of older maps.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+}
+
+/// Everything this agent has in the kernel.
+pub struct DataPlane {
+    pins: Pins,
+    definitions: Vec<MapDefinition>,
+    capacities: Capacities,
+    probe_program: PathBuf,
+    cgroup: Cgroup,
+    inherited: bool,
+    quiet: Loaded,
+    /// Loaded while somebody watches.
+    monitor: Option<Loaded>,
+    handles: MapHandles,
+    maps: KernelMaps,
+    /// The iterator that lists translated sockets.
+    lister: Option<OwnedFd>,
+    _lock: Lock,
+}
+
+impl DataPlane {
+    /// Locks, takes over or makes the maps, and loads the programs. Nothing is attached yet, and what an earlier agent
+    /// attached goes on. Takes about a second.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing that serves traffic was changed.
+    pub fn open(config: &DataPlaneConfig) -> Result<Self, OpenError> {
+        let lock = Lock::take(&config.lock_file)?;
+        let cgroup = Cgroup::open(config.cgroup.as_deref())?;
+        let pins = Pins::new(&config.pin_dir);
+        pins.prepare()?;
+        let capacities = config.capacities;
+        let definitions = MapDefinition::all(OBJECT, &capacities)?;
+        let inherited = pins.admit(&definitions)?;
+        let mut quiet = load::load(&definitions, &pins, &capacities, Variant::Quiet)?;
+        let handles = MapHandles::of_programs(&quiet, &definitions)?;
+        let mut maps = KernelMaps::open(&handles, capacities)?;
+        // A run that was killed while it probed left records that nobody else would remove.
+        probe::remove_records(&mut maps)?;
+        let lister = lister(&mut quiet, &handles);
+        Ok(Self {
+            pins,
+            definitions,
+            capacities,
+            probe_program: config.probe_program.clone(),
+            cgroup,
+            inherited,
+            quiet,
+            monitor: None,
+            handles,
+            maps,
+            lister,
+            _lock: lock,
+        })
+    }
+
+    /// The service maps.
+    pub fn maps(&mut self) -> &mut KernelMaps {
+        &mut self.maps
+    }
+
+    /// The same maps with descriptors of their own, to be moved to another thread. Only one of the two may write at a
+    /// time; [`DataPlane::probe`] writes, too.
+    ///
+    /// # Errors
+    /// The process is out of descriptors or address space.
+    pub fn clone_maps(&self) -> Result<KernelMaps, OpenError> {
+        Ok(KernelMaps::open(&self.handles, self.capacities)?)
+    }
+
+    /// Whether the service maps are those of an earlier agent; otherwise they are empty.
+    pub fn inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The cgroup directory the programs are for.
+    pub fn cgroup(&self) -> &Path {
+        self.cgroup.path()
+    }
+
+    /// Puts the programs on their hooks, in place where an earlier agent's are, and then removes the pins of maps that
+    /// no attached program uses any more. Call it when the maps hold what they should; a second call repairs.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; the hooks before the failed one have the new programs, the others the old.
+    pub fn attach(&mut self) -> Result<Vec<(&'static str, LinkAction)>, AttachError> {
+        let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
+        let actions = self.put_on_hooks(loaded)?;
+        for map in self.pins.remove_other_maps(&self.definitions)? {
+            info!(map, "removed a map of an earlier version or capacity");
+        }
+        Ok(actions)
+    }
+
+    fn put_on_hooks(&self, loaded: &Loaded) -> Result<Vec<(&'static str, LinkAction)>, AttachError> {
+        let put = |hook: &links::Hook| {
+            let program = loaded.program(hook.program)?;
+            let action = links::attach(*hook, program, &self.cgroup, &self.pins.link(hook.program))?;
+            Ok((hook.program, action))
+        };
+        HOOKS.iter().map(put).collect()
+    }
+
+    /// Proves that sockets in the attached cgroup are translated. Writes to the maps and cleans up after itself;
+    /// blocks for some milliseconds, or some seconds if the hooks have no effect.
+    ///
+    /// # Errors
+    /// See [`ProbeError`].
+    pub fn probe(&mut self) -> Result<ProbeReport, ProbeError> {
+        probe::run(&mut self.maps, &self.cgroup, &self.probe_program)
+    }
+
+    /// Exchanges the attached programs for those that send events, or back.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; switching back may be tried again.
+    pub fn set_monitor(&mut self, on: bool) -> Result<(), AttachError> {
+        if on == self.monitor.is_some() {
+            return Ok(());
+        }
+        if on {
+            let monitor = load::load(&self.definitions, &self.pins, &self.capacities, Variant::Monitor)?;
+            self.put_on_hooks(&monitor)?;
+            self.monitor = Some(monitor);
+        } else {
+            self.put_on_hooks(&self.quiet)?;
+            self.monitor = None;
+        }
+        Ok(())
+    }
+
+    /// The decisions of the programs from now on; silent unless [`DataPlane::set_monitor`] is on. One reader at a time,
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The buffer could not be mapped.
+    pub fn events(&self) -> Result<EventStream, ReadError> {
+        EventStream::open(&self.handles)
+    }
+
+    /// A handle for whoever watches, to be moved to another thread.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub fn observer(&self) -> Result<Observer, ReadError> {
+        let lister = self.lister.as_ref().map(OwnedFd::try_clone).transpose().map_err(ReadError::Sockets)?;
+        Observer::new(self.handles.clone(), self.pins.clone(), lister)
+    }
+
+    /// See [`Observer::counters`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, ReadError> {
+        self.observer()?.counters()
+    }
+
+    /// See [`Observer::usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn usage(&self) -> Result<Vec<MapUsage>, ReadError> {
+        self.observer()?.usage()
+    }
+
+    /// The programs of this agent, attached or not.
+    ///
+    /// # Errors
+    /// A program could not be examined.
+    pub fn programs(&self) -> Result<Vec<ProgramInfo>, ReadError> {
+        let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
+        let examine = |name: &&'static str| {
+            let failed =
+                |error| ReadError::Program { program: (*name).to_owned(), source: io::Error::other(error) };
+            observer::program_info(name, loaded.program(name).map_err(failed)?)
+        };
+        names::PROGRAMS.iter().map(examine).collect()
+    }
+}
+
+/// Prepares the listing of sockets; without it only the destruction of stale UDP sockets is missing.
+fn lister(loaded: &mut Loaded, handles: &MapHandles) -> Option<OwnedFd> {
+    let result = loaded.load_lister().map_err(|error| error.to_string()).and_then(|program| {
+        let map = handles.get(names::SOCK_PEERS).map_err(|error| error.to_string())?;
+        sys::link_iterator(program.as_fd(), map.as_fd()).map_err(|error| error.to_string())
+    });
+    result
+        .inspect_err(|reason| {
+            warn!(
+                reason,
+                "connected UDP sockets cannot be told that their backend left: this kernel lists no sockets"
+            );
+        })
+        .ok()
+}

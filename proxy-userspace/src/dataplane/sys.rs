@@ -1,0 +1,304 @@
+//! The few bpf(2) calls that aya 0.14 does not offer: links that are updated in place, pins opened read-only, an
+//! iterator over one map, batched reading, program details.
+//!
+//! Every attribute struct is the beginning of the kernel's `union bpf_attr` for its command (linux/bpf.h); the kernel
+//! takes the rest as zero. Must not know what the objects are for.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::bpf_prog_info;
+
+/// Commands of bpf(2), `enum bpf_cmd`.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Command {
+    ObjectPin = 6,
+    ObjectGet = 7,
+    ProgramById = 13,
+    InfoByFd = 15,
+    LookupBatch = 24,
+    LinkCreate = 28,
+    LinkUpdate = 29,
+    IteratorCreate = 33,
+}
+
+/// `enum bpf_link_type`: a program on a cgroup.
+pub(super) const LINK_TYPE_CGROUP: u32 = 3;
+/// `enum bpf_attach_type`: an iterator.
+const ATTACH_ITERATOR: u32 = 28;
+/// `BPF_F_RDONLY`: the descriptor only reads the map.
+const READ_ONLY: u32 = 1 << 3;
+
+/// How a pinned object is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To read and write a map, or any access to a link.
+    Full,
+    /// To read a map.
+    Read,
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    pathname: u64,
+    fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    iterator_info: u64,
+    iterator_info_len: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    new_program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+struct IteratorAttr {
+    link: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, with the part for cgroups.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkInfo {
+    /// `enum bpf_link_type`.
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) program_id: u32,
+    pub(super) padding: u32,
+    /// 0 when the cgroup is gone.
+    pub(super) cgroup_id: u64,
+    /// `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
+    pub(super) padding2: u32,
+}
+
+/// # Safety
+/// `attr` must be the beginning of the kernel's attribute for `command`, and every address in it must be valid for
+/// what the command does with it.
+unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<i64> {
+    // SAFETY: the caller vouches for the attribute; its size is passed along.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as i32, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// # Safety
+/// As [`bpf`], and `command` must return a new descriptor.
+unsafe fn bpf_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller vouches for the attribute.
+    let result = unsafe { bpf(command, attr) }?;
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    // Descriptors are never negative.
+    fd.as_raw_fd().unsigned_abs()
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let file_flags = if access == Access::Read { READ_ONLY } else { 0 };
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, fd: 0, file_flags };
+    // SAFETY: the path outlives the call and ends with NUL.
+    unsafe { bpf_fd(Command::ObjectGet, &mut attr) }
+}
+
+/// Pins an object at `path`, which must not exist.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, fd: number(object), file_flags: 0 };
+    // SAFETY: the path outlives the call and ends with NUL.
+    unsafe { bpf(Command::ObjectPin, &mut attr) }.map(drop)
+}
+
+/// Attaches a program to a cgroup, beside the programs that are there already. It is detached when the last descriptor
+/// and pin of the link are gone.
+pub(super) fn link_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        program: number(program),
+        target: number(cgroup),
+        attach_type,
+        flags: 0,
+        iterator_info: 0,
+        iterator_info_len: 0,
+        padding: 0,
+    };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
+/// Replaces the program of a link in one step. `ENOLINK`: the cgroup is gone.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdateAttr { link: number(link), new_program: number(program), flags: 0, old_program: 0 };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
+}
+
+/// What a link connects.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    let mut attr = info_attr(link, &mut info);
+    // SAFETY: `info` outlives the call and the kernel writes no more than its size; integers of any value are valid.
+    unsafe { bpf(Command::InfoByFd, &mut attr) }?;
+    Ok(info)
+}
+
+/// Details of a program: tag, verified instructions, run time.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: a C struct of integers and integer arrays, for which all zero is valid; no address is set, so the kernel
+    // fills no list.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = info_attr(program, &mut info);
+    // SAFETY: `info` outlives the call and the kernel writes no more than its size.
+    unsafe { bpf(Command::InfoByFd, &mut attr) }?;
+    Ok(info)
+}
+
+/// Size of a kernel structure: some dozens of bytes.
+pub(super) fn size<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+fn info_attr<T>(object: BorrowedFd<'_>, info: &mut T) -> InfoAttr {
+    InfoAttr { fd: number(object), len: size::<T>(), info: std::ptr::from_mut(info) as u64 }
+}
+
+/// Opens a program by its id.
+pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf_fd(Command::ProgramById, &mut attr) }
+}
+
+/// Ties an iterator program to one map (`union bpf_iter_link_info`, member `map`).
+pub(super) fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let info = number(map);
+    let mut attr = LinkCreateAttr {
+        program: number(program),
+        target: 0,
+        attach_type: ATTACH_ITERATOR,
+        flags: 0,
+        iterator_info: std::ptr::from_ref(&info) as u64,
+        iterator_info_len: size::<u32>(),
+        padding: 0,
+    };
+    // SAFETY: `info` outlives the call, and its size is passed along.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
+/// Starts one run of an iterator; reading to the end runs the program for every element.
+pub(super) fn start_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
+    let mut attr = IteratorAttr { link: number(link), flags: 0 };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf_fd(Command::IteratorCreate, &mut attr) }.map(File::from)
+}
+
+/// Where a batched reading continues: the kernel's business, of at most 64 bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cursor {
+    _kernels: [u64; 8],
+}
+
+/// Reads up to the capacity of `keys` and `values` elements into them, from the beginning or from a cursor. Returns the
+/// cursor for the next call, or `None` at the end. `ENOSPC`: a hash bucket holds more than the capacity.
+///
+/// # Safety
+/// `K` and `V` must be plain data of exactly the map's key and value size (value size rounded as the kernel does), and
+/// the key must not be larger than a [`Cursor`].
+pub(super) unsafe fn lookup_batch<K, V>(
+    map: BorrowedFd<'_>,
+    from: Option<&Cursor>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<Option<Cursor>> {
+    let mut next = Cursor::default();
+    keys.clear();
+    values.clear();
+    let count = keys.capacity().min(values.capacity());
+    let mut attr = BatchAttr {
+        in_batch: from.map_or(0, |cursor| std::ptr::from_ref(cursor) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map: number(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: cursors and buffers outlive the call; the kernel writes at most `count` elements of the sizes that the
+    // caller vouches for.
+    let result = unsafe { bpf(Command::LookupBatch, &mut attr) };
+    let end = match result {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    let read = (attr.count as usize).min(count);
+    // SAFETY: the kernel wrote `read` elements, which is no more than the capacity, and any bytes are valid.
+    unsafe {
+        keys.set_len(read);
+        values.set_len(read);
+    }
+    Ok((!end && read > 0).then_some(next))
+}

@@ -1,0 +1,113 @@
+//! What has to be true for the agent to be alive, ready or healthy.
+//!
+//! Must not know who asks.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use crate::{reconcile::Progress, watch::WatchStatus};
+
+/// The loop shows a sign of life every 5 seconds and with each write; without one for so long it hangs.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the programs are attached and were seen to work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+pub enum Attachment {
+    /// Nothing was attached yet by this process. Programs of an earlier one may be at work.
+    Waiting,
+    /// Attached, and the probe was translated.
+    Working {
+        /// What they are attached to.
+        cgroup: String,
+    },
+    /// Attaching or probing failed; it is tried again.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What health depends on.
+#[derive(Debug)]
+pub struct Readiness {
+    progress: Arc<Progress>,
+    sources: Arc<WatchStatus>,
+    attachment: Mutex<Attachment>,
+    /// Whether this node should have an object (it has none when the source is a folder of manifests).
+    needs_node: bool,
+}
+
+impl Readiness {
+    /// Nothing is attached yet.
+    pub fn new(progress: Arc<Progress>, sources: Arc<WatchStatus>, needs_node: bool) -> Self {
+        Self { progress, sources, attachment: Mutex::new(Attachment::Waiting), needs_node }
+    }
+
+    /// What became of attaching.
+    pub fn set_attachment(&self, attachment: Attachment) {
+        *self.attachment.lock().unwrap_or_else(PoisonError::into_inner) = attachment;
+    }
+
+    /// What became of attaching.
+    pub fn attachment(&self) -> Attachment {
+        self.attachment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How far the loop is.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// How the sources are doing.
+    pub fn sources(&self) -> &WatchStatus {
+        &self.sources
+    }
+
+    /// The loop goes round. Never depends on the API server: restarting the agent would not bring that back.
+    pub fn is_alive(&self) -> bool {
+        self.progress.silence() < SILENCE_LIMIT
+    }
+
+    /// Why the agent is not ready; empty if it is.
+    pub fn obstacles(&self) -> Vec<String> {
+        let unlisted = self.sources.sources().into_iter().filter(|source| !source.listed);
+        let mut obstacles: Vec<String> = unlisted
+            .map(|source| match source.error {
+                Some(error) => format!("{:?} not listed yet: {error}", source.source),
+                None => format!("{:?} not listed yet", source.source),
+            })
+            .collect();
+        let progress = self.progress.report();
+        if !progress.synced {
+            obstacles.push(progress.error.unwrap_or_else(|| "Services not written yet".to_owned()));
+        }
+        match self.attachment() {
+            Attachment::Waiting => obstacles.push("programs not attached yet".to_owned()),
+            Attachment::Failed { reason } => obstacles.push(reason),
+            Attachment::Working { .. } => {}
+        }
+        obstacles
+    }
+
+    /// What is wanted is written and in force.
+    pub fn is_healthy(&self) -> bool {
+        self.is_alive()
+            && self.progress.is_healthy()
+            && matches!(self.attachment(), Attachment::Working { .. })
+    }
+
+    /// Whether load balancers should send new connections here.
+    pub fn is_node_eligible(&self) -> bool {
+        !self.needs_node || self.progress.has_node()
+    }
+
+    /// When everything was last written.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        self.progress.last_success()
+    }
+}

@@ -1,0 +1,93 @@
+//! The HTTP servers for health and metrics.
+//!
+//! Must not know what health is.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, time};
+use tracing::{info, warn};
+
+use super::{Readiness, body};
+use crate::metrics::Exposition;
+
+/// Pause before an address that cannot be bound is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Serves `router` on `address` until dropped. An address that is taken is tried again: a data plane without its
+/// health port is better than none.
+pub async fn serve(what: &'static str, address: SocketAddr, router: Router) {
+    loop {
+        if let Err(error) = bind_and_serve(what, address, router.clone()).await {
+            warn!(%address, %error, "cannot serve {what}; trying again in {} s", RETRY.as_secs());
+        }
+        time::sleep(RETRY).await;
+    }
+}
+
+async fn bind_and_serve(what: &'static str, address: SocketAddr, router: Router) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    info!(address = %listener.local_addr()?, "serving {what}");
+    axum::serve(listener, router).await
+}
+
+/// `/livez`, `/readyz` and `/healthz`.
+pub fn health_router(readiness: Arc<Readiness>) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/healthz", get(healthz))
+        .with_state(readiness)
+}
+
+/// `/metrics`.
+pub fn metrics_router(exposition: Arc<Exposition>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(exposition)
+}
+
+/// An answer as kube-proxy gives it.
+pub(super) fn answer(ok: bool, body: String) -> Response {
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (status, headers, body).into_response()
+}
+
+async fn livez(State(readiness): State<Arc<Readiness>>) -> Response {
+    let now = SystemTime::now();
+    let alive = readiness.is_alive();
+    let last = if alive { Some(now) } else { readiness.last_success() };
+    answer(alive, body::proxy(last, now, None))
+}
+
+async fn healthz(State(readiness): State<Arc<Readiness>>) -> Response {
+    let now = SystemTime::now();
+    let (healthy, eligible) = (readiness.is_healthy(), readiness.is_node_eligible());
+    let last = if healthy { Some(now) } else { readiness.last_success() };
+    answer(healthy && eligible, body::proxy(last, now, Some(eligible)))
+}
+
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    let obstacles = readiness.obstacles();
+    if obstacles.is_empty() {
+        return (StatusCode::OK, "ok\n").into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, obstacles.join("\n") + "\n").into_response()
+}
+
+async fn metrics(State(exposition): State<Arc<Exposition>>) -> Response {
+    // Counts of the kernel are read with system calls: off the asynchronous threads.
+    match tokio::task::spawn_blocking(move || exposition.text()).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, Exposition::CONTENT_TYPE)], text).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

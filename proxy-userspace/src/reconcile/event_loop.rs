@@ -1,0 +1,259 @@
+//! The loop: takes in changes, decides when to write, waits for grace periods, audits.
+//!
+//! Runs on a thread of its own, as writes to the kernel block. Must not know what a change means.
+
+use std::{future, net::SocketAddr, sync::Arc, time::Duration};
+
+use proxy_core::{desired::Warning, diff::Epoch, model};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{self, JoinHandle},
+    time::{self, Instant},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    FrontendNames, Progress, Reconciler, SyncError,
+    pace::{Pace, Quiet},
+};
+use crate::{dataplane::LbMaps, metrics::Metrics};
+
+/// Everything that can happen to the loop, besides the passing of time.
+#[derive(Debug)]
+pub enum Event {
+    /// A source tells of a change.
+    Model {
+        /// The change.
+        event: model::Event,
+        /// When it arrived here.
+        received: Instant,
+    },
+    /// Somebody wants to know something.
+    Ask(Question),
+}
+
+/// What the loop can be asked. Whoever does not wait for the answer gets none.
+#[derive(Debug)]
+pub enum Question {
+    /// Whose the frontends are.
+    FrontendNames(oneshot::Sender<FrontendNames>),
+}
+
+/// Blocks until no reader that started before can still use what was made unreachable.
+pub type GraceWait = Arc<dyn Fn() + Send + Sync>;
+
+/// What the loop depends on besides the reconciler.
+pub struct Settings {
+    /// Changes within this time after a write are written together.
+    pub min_sync_interval: Duration,
+    /// Time between two audits; `None`: no audit.
+    pub audit_interval: Option<Duration>,
+    /// Waits for a grace period.
+    pub grace_wait: GraceWait,
+    /// Is told of each warning when it appears.
+    pub on_warning: Box<dyn FnMut(&Warning) + Send>,
+    /// Takes the UDP backends that left.
+    pub left: mpsc::UnboundedSender<Vec<SocketAddr>>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// How far the loop is.
+    pub progress: Arc<Progress>,
+}
+
+/// So many changes that wait are taken in before anything is written, so that a flood cannot hold up the writing.
+const TAKE_IN: usize = 4096;
+/// The loop shows a sign of life at least so often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Loop<M> {
+    reconciler: Reconciler<M>,
+    settings: Settings,
+    pace: Pace,
+    quiet: Quiet,
+    grace: Option<JoinHandle<Epoch>>,
+    audit_due: Option<Instant>,
+    /// When the changes arrived that are not yet written.
+    received: Vec<Instant>,
+}
+
+impl<M: LbMaps> Loop<M> {
+    /// A loop that has heard of nothing yet.
+    pub fn new(reconciler: Reconciler<M>, settings: Settings) -> Self {
+        let pace = Pace::new(settings.min_sync_interval);
+        Self {
+            reconciler,
+            settings,
+            pace,
+            quiet: Quiet::default(),
+            grace: None,
+            audit_due: None,
+            received: Vec::new(),
+        }
+    }
+
+    /// Runs until nobody can send an event any more.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        loop {
+            self.settings.progress.beat();
+            let wakeup = self.next_wakeup();
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.take_in(event, &mut events),
+                    None => return,
+                },
+                epoch = finished(&mut self.grace) => self.grace_passed(epoch),
+                () = time::sleep_until(wakeup) => {}
+            }
+            self.work();
+        }
+    }
+
+    fn next_wakeup(&self) -> Instant {
+        let heartbeat = Instant::now() + HEARTBEAT;
+        [self.pace.due(), self.audit_due].into_iter().flatten().fold(heartbeat, Instant::min)
+    }
+
+    fn take_in(&mut self, event: Event, events: &mut mpsc::Receiver<Event>) {
+        self.handle(event);
+        for _ in 0..TAKE_IN {
+            match events.try_recv() {
+                Ok(event) => self.handle(event),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Model { event, received } => {
+                self.reconciler.handle(event);
+                self.received.push(received);
+                if self.reconciler.is_complete() {
+                    self.pace.changed(Instant::now());
+                }
+            }
+            Event::Ask(Question::FrontendNames(answer)) => {
+                // An asker that is gone needs no answer.
+                let _ = answer.send(self.reconciler.frontend_names());
+            }
+        }
+    }
+
+    fn work(&mut self) {
+        let now = Instant::now();
+        if self.pace.due().is_some_and(|due| due <= now) {
+            self.sync(now);
+        }
+        if self.audit_due.is_some_and(|due| due <= now) && self.pace.due().is_none() {
+            self.audit();
+        }
+        self.start_grace();
+        let left = self.reconciler.take_left();
+        if !left.is_empty() {
+            // Nobody listens any more only when the agent ends.
+            let _ = self.settings.left.send(left);
+        }
+    }
+
+    fn sync(&mut self, start: Instant) {
+        let first = !self.reconciler.is_synced();
+        let (warnings, result) = self.reconciler.sync();
+        warnings.iter().for_each(|warning| self.warn(warning));
+        match result {
+            Ok(()) => self.succeeded(start, first),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn succeeded(&mut self, start: Instant, first: bool) {
+        let now = Instant::now();
+        self.pace.succeeded(now);
+        self.settings.progress.succeeded();
+        self.settings.metrics.sync_duration.observe((now - start).as_secs_f64());
+        for received in self.received.drain(..) {
+            // The first lists waited for each other: that says nothing about the agent's speed.
+            if !first {
+                self.settings.metrics.programming_latency.observe((now - received).as_secs_f64());
+            }
+        }
+        if first {
+            let report = self.settings.progress.report();
+            info!(services = report.services, frontends = report.frontends, took = ?now - start, "all Services are written");
+            self.plan_audit();
+        }
+    }
+
+    fn failed(&mut self, error: &SyncError) {
+        let now = Instant::now();
+        self.pace.failed(now);
+        self.settings.progress.failed(error.to_string());
+        if let Some(suppressed) = self.quiet.speak(now) {
+            error!(%error, suppressed, "not everything could be written; what is in the maps stays; trying again");
+        }
+    }
+
+    fn warn(&mut self, warning: &Warning) {
+        warn!(
+            object = %format_args!("{} {}", warning.kind, warning.object),
+            field = warning.field,
+            reason = ?warning.reason,
+            "{}", warning.message
+        );
+        (self.settings.on_warning)(warning);
+    }
+
+    fn start_grace(&mut self) {
+        if self.grace.is_some() {
+            return;
+        }
+        if let Some(epoch) = self.reconciler.seal_epoch() {
+            let wait = Arc::clone(&self.settings.grace_wait);
+            self.grace = Some(task::spawn_blocking(move || {
+                wait();
+                epoch
+            }));
+        }
+    }
+
+    fn grace_passed(&mut self, epoch: Option<Epoch>) {
+        self.grace = None;
+        let Some(epoch) = epoch else { return };
+        match self.reconciler.grace_passed(epoch) {
+            Ok(false) => {}
+            Ok(true) => self.pace.changed(Instant::now()),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn audit(&mut self) {
+        self.plan_audit();
+        match self.reconciler.audit() {
+            Ok(repaired) => self.audited(repaired),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn audited(&mut self, repaired: usize) {
+        self.settings.metrics.audits.inc();
+        if repaired > 0 {
+            warn!(repaired, "the maps were not as they should be; they were repaired");
+            self.settings.metrics.drift_repaired.inc_by(u64::try_from(repaired).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// In an interval, 10 % more or less, so that the nodes of a cluster do not audit in step.
+    fn plan_audit(&mut self) {
+        let jitter = 0.9 + 0.2 * fastrand::f64();
+        self.audit_due =
+            self.settings.audit_interval.map(|interval| Instant::now() + interval.mul_f64(jitter));
+    }
+}
+
+/// The epoch whose grace period has passed; never, if none is waited for; `None` if the wait itself broke off.
+async fn finished(grace: &mut Option<JoinHandle<Epoch>>) -> Option<Epoch> {
+    match grace {
+        Some(wait) => wait.await.ok(),
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,196 @@
+//! How far the loop is, for health, metrics and people. Written by the loop, read by anybody.
+//!
+//! Must not know who asks.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use proxy_core::{desired::Warning, diff::Refusal};
+use serde::Serialize;
+use tokio::{sync::watch, time::Instant};
+
+use super::HealthChecks;
+
+/// Shared state of the loop.
+#[derive(Debug)]
+pub struct Progress {
+    start: Instant,
+    /// Milliseconds from `start` to the last sign of life.
+    heartbeat: AtomicU64,
+    node_exists: AtomicBool,
+    synced: watch::Sender<bool>,
+    health_checks: watch::Sender<Arc<HealthChecks>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_success: Option<SystemTime>,
+    error: Option<String>,
+    services: usize,
+    frontends: usize,
+    refused: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// The loop at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgressReport {
+    /// Everything was listed and written at least once.
+    pub synced: bool,
+    /// Services that are served.
+    pub services: usize,
+    /// Frontends that are served.
+    pub frontends: usize,
+    /// Why the last write or reading failed; `None` if it did not.
+    pub error: Option<String>,
+    /// Services that do not fit into the maps, with the remedy.
+    pub refused: Vec<String>,
+    /// What is wrong with objects.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            heartbeat: AtomicU64::new(0),
+            node_exists: AtomicBool::new(false),
+            synced: watch::Sender::new(false),
+            health_checks: watch::Sender::new(Arc::default()),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl Progress {
+    /// The loop is alive.
+    pub(super) fn beat(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heartbeat.store(elapsed, Ordering::Release);
+    }
+
+    /// Time since the last sign of life.
+    pub fn silence(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.heartbeat.load(Ordering::Acquire)))
+    }
+
+    /// Whether the API server has an object for this node.
+    pub(super) fn node_exists(&self, exists: bool) {
+        self.node_exists.store(exists, Ordering::Release);
+    }
+
+    /// Whether there is an object for this node: a node that was deleted should get no new traffic (KEP-3836).
+    pub fn has_node(&self) -> bool {
+        self.node_exists.load(Ordering::Acquire)
+    }
+
+    /// All that is wanted was written.
+    pub(super) fn succeeded(&self) {
+        let mut state = self.state();
+        state.last_success = Some(SystemTime::now());
+        state.error = None;
+        drop(state);
+        self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+    }
+
+    /// Something could not be written or read.
+    pub(super) fn failed(&self, error: String) {
+        self.state().error = Some(error);
+    }
+
+    pub(super) fn counted(&self, services: usize, frontends: usize) {
+        let mut state = self.state();
+        (state.services, state.frontends) = (services, frontends);
+    }
+
+    pub(super) fn refused<'a>(&self, refused: impl Iterator<Item = &'a Refusal>) {
+        self.state().refused = refused.map(ToString::to_string).collect();
+    }
+
+    pub(super) fn warned<'a>(&self, warnings: impl Iterator<Item = &'a Warning>) {
+        let line = |warning: &Warning| {
+            format!("{} {}: {}: {}", warning.kind, warning.object, warning.field, warning.message)
+        };
+        self.state().warnings = warnings.map(line).collect();
+    }
+
+    pub(super) fn health_checks(&self, checks: &HealthChecks) {
+        self.health_checks.send_if_modified(|known| {
+            let changed = **known != *checks;
+            if changed {
+                *known = Arc::new(checks.clone());
+            }
+            changed
+        });
+    }
+
+    /// Tells when everything was written for the first time.
+    pub fn watch_synced(&self) -> watch::Receiver<bool> {
+        self.synced.subscribe()
+    }
+
+    /// The `healthCheckNodePort`s to answer on, and their changes.
+    pub fn watch_health_checks(&self) -> watch::Receiver<Arc<HealthChecks>> {
+        self.health_checks.subscribe()
+    }
+
+    /// When everything was last written.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        self.state().last_success
+    }
+
+    /// Whether everything that is wanted (and fits) is written.
+    pub fn is_healthy(&self) -> bool {
+        *self.synced.borrow() && self.state().error.is_none()
+    }
+
+    /// For people.
+    pub fn report(&self) -> ProgressReport {
+        let state = self.state();
+        ProgressReport {
+            synced: *self.synced.borrow(),
+            services: state.services,
+            frontends: state.frontends,
+            error: state.error.clone(),
+            refused: state.refused.clone(),
+            warnings: state.warnings.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_from_the_last_heartbeat() {
+        let progress = Progress::default();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(progress.silence(), Duration::from_secs(3));
+        progress.beat();
+        assert_eq!(progress.silence(), Duration::ZERO);
+    }
+
+    #[test]
+    fn it_is_healthy_from_the_first_success_until_an_error_and_again_after_the_next_success() {
+        let progress = Progress::default();
+        assert!(!progress.is_healthy());
+        progress.succeeded();
+        assert!(progress.is_healthy());
+        progress.failed("no memory".to_owned());
+        assert!(!progress.is_healthy());
+        progress.succeeded();
+        assert!(progress.is_healthy());
+    }
+}

@@ -1,0 +1,364 @@
+//! State of the loop: what is wanted, what is realised, and the writes that turn one into the other.
+//!
+//! Must not know time: when to call what is the loop's business.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use proxy_core::{
+    desired::{
+        DesiredService, Engine, FrontendKey, FrontendKind, HealthCheck, ServicePortName, Settings, Warning,
+    },
+    diff::{Capacities, Epoch, MapOp, Planner, Refusal},
+    model::{self, ObjectName, Source},
+};
+use tracing::{info, warn};
+
+use super::{Progress, ledger::Ledger};
+use crate::{
+    dataplane::{ApplyError, LbMaps},
+    metrics::Metrics,
+};
+
+/// Nothing is written or removed before each of these has told everything once.
+const NEEDED: [Source; 4] = [Source::Services, Source::Slices, Source::Node, Source::Addresses];
+
+/// When so many Services in a row cannot be written, it is not the Services.
+const HOPELESS: usize = 8;
+
+/// The `healthCheckNodePort`s to answer on, by Service.
+pub type HealthChecks = BTreeMap<ObjectName, HealthCheck>;
+
+/// Whose a frontend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendName {
+    /// ServicePort.
+    pub port: ServicePortName,
+    /// How the frontend came to be.
+    pub kind: FrontendKind,
+}
+
+/// Whose the frontends are.
+pub type FrontendNames = BTreeMap<FrontendKey, FrontendName>;
+
+/// The maps could not be brought to where they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// A write failed.
+    #[error("{}", chain(.0))]
+    Write(ApplyError),
+    /// The maps could not be read.
+    #[error("cannot read the maps back: {}", chain(.0))]
+    Read(ApplyError),
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What is wanted and what is realised.
+pub struct Reconciler<M> {
+    engine: Engine,
+    planner: Planner,
+    maps: M,
+    ledger: Ledger,
+    /// Changed and not yet written. `None`: gone.
+    pending: BTreeMap<ObjectName, Option<DesiredService>>,
+    /// Do not fit; what they have in the kernel stays.
+    refused: BTreeMap<ObjectName, (DesiredService, Refusal)>,
+    /// Everything has to be planned: at the start, and until that succeeded.
+    full_due: bool,
+    /// A grace period passed, and the places it freed are not all cleared.
+    uncleared: Option<Epoch>,
+    /// Frontends by Service.
+    frontends: BTreeMap<ObjectName, usize>,
+    health_checks: HealthChecks,
+    warnings: BTreeSet<Warning>,
+    left: Vec<SocketAddr>,
+    metrics: Metrics,
+    progress: Arc<Progress>,
+}
+
+impl<M: LbMaps> Reconciler<M> {
+    /// Takes over what the maps hold.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub fn restore(
+        settings: Settings,
+        maps: M,
+        capacities: Capacities,
+        metrics: Metrics,
+        progress: Arc<Progress>,
+    ) -> Result<Self, SyncError> {
+        let dump = maps.dump().map_err(SyncError::Read)?;
+        Ok(Self {
+            engine: Engine::new(settings),
+            planner: Planner::restore(&dump, capacities),
+            ledger: Ledger::restore(&dump),
+            maps,
+            pending: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            full_due: true,
+            uncleared: None,
+            frontends: BTreeMap::new(),
+            health_checks: HealthChecks::new(),
+            warnings: BTreeSet::new(),
+            left: Vec::new(),
+            metrics,
+            progress,
+        })
+    }
+
+    /// Takes in a change; writes nothing.
+    pub fn handle(&mut self, event: model::Event) {
+        if let model::Event::Node(node) = &event {
+            self.progress.node_exists(node.is_some());
+        }
+        self.engine.handle(event);
+    }
+
+    /// Whether every source has told everything once.
+    pub fn is_complete(&self) -> bool {
+        self.engine.is_complete(&NEEDED)
+    }
+
+    /// Whether everything was planned and written once.
+    pub fn is_synced(&self) -> bool {
+        !self.full_due
+    }
+
+    /// Writes what has changed. What could not be written is tried again by the next call.
+    ///
+    /// Returns the warnings that were not there before.
+    ///
+    /// # Errors
+    /// Not everything could be written.
+    pub fn sync(&mut self) -> (Vec<Warning>, Result<(), SyncError>) {
+        let fresh = self.absorb();
+        let written = if self.full_due { self.sync_full() } else { self.sync_changed() };
+        let cleared = self.clear();
+        self.report();
+        (fresh, written.and(cleared))
+    }
+
+    /// Reads the maps back and repairs what is not as it should be. Returns how many writes that took.
+    ///
+    /// # Errors
+    /// The maps cannot be read, or not everything could be repaired.
+    pub fn audit(&mut self) -> Result<usize, SyncError> {
+        let dump = self.maps.dump().map_err(SyncError::Read)?;
+        self.planner.reload(&dump);
+        self.ledger = Ledger::restore(&dump);
+        let plan = self.planner.plan_full(&self.engine.all());
+        // Until it is repaired, everything is in doubt.
+        self.full_due = true;
+        self.apply(&plan.ops)?;
+        self.full_due = false;
+        Ok(plan.ops.len())
+    }
+
+    /// Closes the batch of what the writes so far made unreachable; a grace period after that, call
+    /// [`Reconciler::grace_passed`].
+    pub fn seal_epoch(&mut self) -> Option<Epoch> {
+        self.planner.seal_epoch()
+    }
+
+    /// Frees what nobody can reach any more. Returns whether Services that did not fit should be tried again.
+    ///
+    /// # Errors
+    /// A place could not be cleared; the next [`Reconciler::sync`] tries again.
+    pub fn grace_passed(&mut self, epoch: Epoch) -> Result<bool, SyncError> {
+        self.uncleared = Some(epoch);
+        self.clear()?;
+        let again = self.refused.iter().map(|(name, (wanted, _))| (name.clone(), Some(wanted.clone())));
+        for (name, wanted) in again {
+            self.pending.entry(name).or_insert(wanted);
+        }
+        Ok(!self.refused.is_empty())
+    }
+
+    /// UDP backends that left since the last call.
+    pub fn take_left(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Whose the frontends are. Costs a computation of the whole desired state.
+    pub fn frontend_names(&self) -> FrontendNames {
+        let ports = self.engine.all().into_values().flat_map(|service| service.ports);
+        let named = ports.flat_map(|port| {
+            let name = port.name;
+            port.frontends
+                .into_iter()
+                .map(move |frontend| (frontend.key, FrontendName { port: name.clone(), kind: frontend.kind }))
+        });
+        named.collect()
+    }
+
+    /// Moves the engine's changes into `pending`. Returns new warnings.
+    fn absorb(&mut self) -> Vec<Warning> {
+        for (name, desired) in self.engine.refresh() {
+            self.count(&name, desired.as_ref());
+            self.pending.insert(name, desired);
+        }
+        let warnings: BTreeSet<Warning> = self.engine.warnings().cloned().collect();
+        let fresh = warnings.difference(&self.warnings).cloned().collect();
+        if warnings != self.warnings {
+            self.progress.warned(warnings.iter());
+            self.warnings = warnings;
+        }
+        fresh
+    }
+
+    fn count(&mut self, name: &ObjectName, desired: Option<&DesiredService>) {
+        let frontends =
+            desired.map_or(0, |desired| desired.ports.iter().map(|port| port.frontends.len()).sum());
+        match frontends {
+            0 => self.frontends.remove(name),
+            _ => self.frontends.insert(name.clone(), frontends),
+        };
+        match desired.and_then(|desired| desired.health_check.clone()) {
+            Some(check) => self.health_checks.insert(name.clone(), check),
+            None => self.health_checks.remove(name),
+        };
+    }
+
+    /// Plans everything. Only if every write of the plan succeeded is it known that nothing unwanted is left.
+    fn sync_full(&mut self) -> Result<(), SyncError> {
+        let wanted = self.engine.all();
+        let plan = self.planner.plan_full(&wanted);
+        let changed = wanted.into_iter().map(|(name, service)| (name, Some(service))).collect();
+        self.note_refused(&changed, &plan.refused);
+        let written = self.apply(&plan.ops);
+        self.full_due = written.is_err();
+        self.pending.clear();
+        if written.is_err() {
+            self.pending = changed;
+            // Whatever fails again is planned again with everything else.
+            let _ = self.sync_one_by_one();
+        }
+        written
+    }
+
+    /// Plans what changed. If a write fails, the Services are tried one by one, so that the one it failed for holds
+    /// up no other.
+    fn sync_changed(&mut self) -> Result<(), SyncError> {
+        let changed = std::mem::take(&mut self.pending);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let plan = self.planner.plan(&changed);
+        self.note_refused(&changed, &plan.refused);
+        let Err(error) = self.apply(&plan.ops) else { return Ok(()) };
+        self.pending = changed;
+        if self.pending.len() > 1 { self.sync_one_by_one() } else { Err(error) }
+    }
+
+    fn sync_one_by_one(&mut self) -> Result<(), SyncError> {
+        let mut result = Ok(());
+        let mut in_a_row = 0;
+        for (name, wanted) in std::mem::take(&mut self.pending) {
+            let one = BTreeMap::from([(name, wanted)]);
+            let written = if in_a_row < HOPELESS { self.sync_one(&one) } else { Err(None) };
+            match written {
+                Ok(()) => in_a_row = 0,
+                Err(error) => {
+                    in_a_row += 1;
+                    self.pending.extend(one);
+                    result = error.map_or(result, Err);
+                }
+            }
+        }
+        result
+    }
+
+    fn sync_one(
+        &mut self,
+        one: &BTreeMap<ObjectName, Option<DesiredService>>,
+    ) -> Result<(), Option<SyncError>> {
+        let plan = self.planner.plan(one);
+        self.note_refused(one, &plan.refused);
+        self.apply(&plan.ops).map_err(Some)
+    }
+
+    /// Performs writes until one fails.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), SyncError> {
+        for op in ops {
+            self.maps.apply(op).map_err(|error| {
+                self.metrics.sync_errors.inc();
+                SyncError::Write(error)
+            })?;
+            self.planner.commit(op);
+            self.left.extend(self.ledger.commit(op));
+            self.metrics.map_writes.get_or_create(&[("op", kind(op))]).inc();
+            self.progress.beat();
+        }
+        Ok(())
+    }
+
+    /// Clears the places that the last grace period freed.
+    fn clear(&mut self) -> Result<(), SyncError> {
+        let Some(epoch) = self.uncleared else { return Ok(()) };
+        let ops = self.planner.grace_passed(epoch);
+        self.apply(&ops)?;
+        self.uncleared = None;
+        Ok(())
+    }
+
+    fn note_refused(&mut self, changed: &BTreeMap<ObjectName, Option<DesiredService>>, refusals: &[Refusal]) {
+        let mut before = std::mem::take(&mut self.refused);
+        for refusal in refusals {
+            let Some(Some(wanted)) = changed.get(&refusal.service) else { continue };
+            let known = before.get(&refusal.service).is_some_and(|(_, known)| known.map == refusal.map);
+            if !known {
+                warn!(service = %refusal.service, "{refusal}; what it had before stays in force");
+            }
+            self.refused.insert(refusal.service.clone(), (wanted.clone(), refusal.clone()));
+        }
+        before.retain(|name, _| !self.refused.contains_key(name));
+        for (name, refused) in before {
+            if changed.contains_key(&name) {
+                info!(service = %name, "the Service fits now, or is gone");
+            } else {
+                self.refused.insert(name, refused);
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let frontends = self.frontends.values().sum::<usize>();
+        self.metrics.services.set(gauge(self.frontends.len()));
+        self.metrics.frontends.set(gauge(frontends));
+        self.metrics.backends.set(gauge(self.ledger.len()));
+        self.metrics.refused_services.set(gauge(self.refused.len()));
+        self.progress.refused(self.refused.values().map(|(_, refusal)| refusal));
+        self.progress.health_checks(&self.health_checks);
+        self.progress.counted(self.frontends.len(), frontends);
+    }
+}
+
+fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The label of a write.
+fn kind(op: &MapOp) -> &'static str {
+    match op {
+        MapOp::Backend(_) => "backend",
+        MapOp::WriteRing { .. } => "ring",
+        MapOp::PutSourceRange { .. } => "put_source_range",
+        MapOp::DeleteSourceRange { .. } => "delete_source_range",
+        MapOp::Service(_) => "service",
+    }
+}

@@ -1,0 +1,332 @@
+//! The loop with maps in memory, maps that fail, and a paused clock.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use proxy_core::{
+    desired,
+    diff::{Capacities, MapOp, RealisedDump, ServiceOp},
+    model::{
+        EndpointObject, Event as Change, NodeObject, ObjectName, PortObject, ServiceObject, SliceObject, SlicePort,
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+    time::{self, Instant},
+};
+
+use super::*;
+use crate::{
+    control::{ServiceView, Views},
+    dataplane::{ApplyError, FaultyMaps, LbMaps, MemoryMaps},
+    metrics::Metrics,
+};
+
+/// Maps that the test can look at, and damage, while the loop has them.
+#[derive(Clone, Default)]
+struct SharedMaps(Arc<Mutex<MemoryMaps>>);
+
+impl LbMaps for SharedMaps {
+    fn apply(&mut self, op: &MapOp) -> Result<(), ApplyError> {
+        self.0.lock().unwrap().apply(op)
+    }
+
+    fn dump(&self) -> Result<RealisedDump, ApplyError> {
+        self.0.lock().unwrap().dump()
+    }
+
+    fn wait_grace(&self) {}
+}
+
+impl SharedMaps {
+    fn services(&self) -> Vec<ServiceView> {
+        Views::new(&self.dump().unwrap(), &FrontendNames::new()).services
+    }
+
+    /// Frontends with their backends, and nothing that depends on the order of events.
+    fn served(&self) -> Vec<(String, Vec<String>)> {
+        self.services().into_iter().map(|view| (view.frontend, view.backends)).collect()
+    }
+}
+
+struct Fixture {
+    events: mpsc::Sender<Event>,
+    left: mpsc::UnboundedReceiver<Vec<SocketAddr>>,
+    metrics: Metrics,
+    progress: Arc<Progress>,
+}
+
+fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fixture {
+    let (events, queue) = mpsc::channel(64);
+    let (left_sender, left) = mpsc::unbounded_channel();
+    let (metrics, progress) = (Metrics::default(), Arc::new(Progress::default()));
+    let settings = desired::Settings { node_name: "n".to_owned(), ..desired::Settings::default() };
+    let reconciler =
+        Reconciler::restore(settings, maps, capacities, metrics.clone(), Arc::clone(&progress)).unwrap();
+    let settings = Settings {
+        min_sync_interval: Duration::from_millis(50),
+        audit_interval: Some(Duration::from_secs(600)),
+        grace_wait: Arc::new(|| {}),
+        on_warning: Box::new(|_| {}),
+        left: left_sender,
+        metrics: metrics.clone(),
+        progress: Arc::clone(&progress),
+    };
+    task::spawn(Loop::new(reconciler, settings).run(queue));
+    Fixture { events, left, metrics, progress }
+}
+
+fn start(maps: impl LbMaps + Send + 'static) -> Fixture {
+    start_with(maps, Capacities::default())
+}
+
+impl Fixture {
+    async fn send(&self, event: Change) {
+        self.events.send(Event::Model { event, received: Instant::now() }).await.unwrap();
+    }
+
+    async fn list(&self, services: Vec<ServiceObject>, slices: Vec<SliceObject>) {
+        self.send(Change::ServicesListed(services)).await;
+        self.send(Change::SlicesListed(slices)).await;
+        self.send(Change::Node(Some(NodeObject { name: "n".to_owned(), ..NodeObject::default() }))).await;
+        self.send(Change::Addresses(BTreeSet::new())).await;
+        self.settle().await;
+    }
+
+    /// Lets the loop do what is due now and soon, without a retry or an audit.
+    async fn settle(&self) {
+        time::sleep(Duration::from_millis(60)).await;
+    }
+
+    /// An answered question is the proof that all that was sent before was taken in.
+    async fn taken_in(&self) {
+        let (answer, names) = oneshot::channel();
+        self.events.send(Event::Ask(Question::FrontendNames(answer))).await.unwrap();
+        names.await.unwrap();
+        task::yield_now().await;
+    }
+}
+
+fn name(number: u8) -> ObjectName {
+    ObjectName::new("ns", format!("s{number}"))
+}
+
+fn service(number: u8, protocol: &str) -> ServiceObject {
+    ServiceObject {
+        name: name(number),
+        cluster_ip: format!("10.96.0.{number}"),
+        cluster_ips: vec![format!("10.96.0.{number}")],
+        ports: vec![PortObject { protocol: protocol.to_owned(), port: 80, ..PortObject::default() }],
+        ..ServiceObject::default()
+    }
+}
+
+fn slice(number: u8, protocol: &str, endpoints: &[u8]) -> SliceObject {
+    let endpoint = |last: &u8| EndpointObject {
+        addresses: vec![format!("10.244.{number}.{last}")],
+        ..EndpointObject::default()
+    };
+    SliceObject {
+        name: ObjectName::new("ns", format!("slice{number}")),
+        service: Some(format!("s{number}")),
+        address_type: "IPv4".to_owned(),
+        ports: vec![SlicePort {
+            name: Some(String::new()),
+            protocol: Some(protocol.to_owned()),
+            port: Some(8080),
+        }],
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ..SliceObject::default()
+    }
+}
+
+fn serves(number: u8, endpoints: &[u8]) -> (String, Vec<String>) {
+    let backends = endpoints.iter().map(|last| format!("10.244.{number}.{last}:8080"));
+    (format!("10.96.0.{number}:80"), backends.collect())
+}
+
+fn refused_by_test() -> ApplyError {
+    ApplyError::Kernel { action: "write", map: "any", source: io::Error::from(io::ErrorKind::Interrupted) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_or_removed_before_every_source_has_listed() {
+    let maps = SharedMaps::default();
+    start(maps.clone()).list(vec![service(1, "TCP")], vec![slice(1, "TCP", &[1])]).await;
+    assert_eq!(maps.served(), [serves(1, &[1])]);
+    let inherited = maps.dump().unwrap();
+
+    let fixture = start(maps.clone());
+    let lists = [
+        Change::ServicesListed(vec![service(2, "TCP")]),
+        Change::SlicesListed(vec![slice(2, "TCP", &[1])]),
+        Change::Addresses(BTreeSet::new()),
+    ];
+    for list in lists {
+        fixture.send(list).await;
+        time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(maps.dump().unwrap(), inherited);
+        assert!(!fixture.progress.is_healthy());
+    }
+    fixture.send(Change::Node(None)).await;
+    fixture.settle().await;
+    assert_eq!(maps.served(), [serves(2, &[1])]);
+    assert!(fixture.progress.is_healthy());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_with_unchanged_input_writes_nothing() {
+    let maps = SharedMaps::default();
+    let input = || (vec![service(1, "TCP"), service(2, "UDP")], vec![slice(1, "TCP", &[1, 2]), slice(2, "UDP", &[3])]);
+    let (services, slices) = input();
+    start(maps.clone()).list(services, slices).await;
+    assert_eq!(maps.services().len(), 2);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&writes);
+    let counting = FaultyMaps::new(maps.clone(), move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let (services, slices) = input();
+    let fixture = start(counting);
+    fixture.list(services, slices).await;
+    assert!(fixture.progress.is_healthy());
+    assert_eq!(writes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whichever_write_fails_the_maps_end_as_they_should() {
+    let lists = || (vec![service(1, "TCP"), service(2, "TCP")], vec![slice(1, "TCP", &[1]), slice(2, "TCP", &[1, 2])]);
+    for nth in 1..40 {
+        let maps = SharedMaps::default();
+        let fixture = start(FaultyMaps::failing_at(maps.clone(), nth));
+        let (services, slices) = lists();
+        fixture.list(services, slices).await;
+        fixture.send(Change::SliceApplied(Box::new(slice(1, "TCP", &[2, 3])))).await;
+        fixture.send(Change::ServiceDeleted(name(2))).await;
+        fixture.send(Change::ServiceApplied(Box::new(service(3, "TCP")))).await;
+        time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(maps.served(), [serves(1, &[2, 3]), serves(3, &[])], "write {nth} failed");
+        assert!(fixture.progress.is_healthy(), "write {nth} failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_be_written_holds_up_no_other_and_comes_when_it_can() {
+    let maps = SharedMaps::default();
+    let broken = Arc::new(AtomicBool::new(true));
+    let is_broken = Arc::clone(&broken);
+    let poisoned: std::net::Ipv4Addr = "10.96.0.2".parse().unwrap();
+    let faulty = FaultyMaps::new(maps.clone(), move |_, op| match op {
+        MapOp::Service(ServiceOp::V4(key, _)) if key.address == poisoned.into() && is_broken.load(Ordering::SeqCst) => {
+            Err(refused_by_test())
+        }
+        _ => Ok(()),
+    });
+    let fixture = start(faulty);
+    let all = [1, 2, 3];
+    let slices = all.map(|number| slice(number, "TCP", &[1])).to_vec();
+    fixture.list(all.map(|number| service(number, "TCP")).to_vec(), slices).await;
+    assert_eq!(maps.served(), [serves(1, &[1]), serves(3, &[1])]);
+    assert!(!fixture.progress.is_healthy());
+    assert!(fixture.progress.report().error.is_some());
+    broken.store(false, Ordering::SeqCst);
+    time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(maps.served(), all.map(|number| serves(number, &[1])));
+    assert!(fixture.progress.is_healthy());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_change_is_written_at_once_and_those_close_behind_together() {
+    let maps = SharedMaps::default();
+    let fixture = start(maps.clone());
+    fixture.list(vec![service(1, "TCP")], vec![slice(1, "TCP", &[1])]).await;
+    time::sleep(Duration::from_secs(1)).await;
+    let published = || fixture.metrics.map_writes.get_or_create(&[("op", "service")]).get();
+    let (before, published_before) = (Instant::now(), published());
+    fixture.send(Change::SliceApplied(Box::new(slice(1, "TCP", &[2])))).await;
+    fixture.taken_in().await;
+    assert_eq!(maps.served(), [serves(1, &[2])]);
+    for last in [3, 4] {
+        fixture.send(Change::SliceApplied(Box::new(slice(1, "TCP", &[last])))).await;
+        fixture.taken_in().await;
+        assert_eq!(maps.served(), [serves(1, &[2])]);
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    time::sleep(Duration::from_millis(51)).await;
+    assert_eq!(maps.served(), [serves(1, &[4])]);
+    assert_eq!(published() - published_before, 2, "one write for the first change, one for the two others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_does_not_fit_is_served_as_soon_as_another_makes_room() {
+    let maps = SharedMaps::default();
+    // Place 0 is reserved: room for two.
+    let fixture = start_with(maps.clone(), Capacities { backends: 3, ..Capacities::default() });
+    let slices = vec![slice(1, "TCP", &[1, 2]), slice(2, "TCP", &[1])];
+    fixture.list(vec![service(1, "TCP"), service(2, "TCP")], slices).await;
+    assert_eq!(maps.served(), [serves(1, &[1, 2])]);
+    assert_eq!(fixture.metrics.refused_services.get(), 1);
+    assert!(fixture.progress.report().refused[0].contains("--backends-max"));
+    fixture.send(Change::ServiceDeleted(name(1))).await;
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(maps.served(), [serves(2, &[1])]);
+    assert_eq!(fixture.metrics.refused_services.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_finds_and_repairs_what_somebody_else_changed() {
+    let maps = SharedMaps::default();
+    let fixture = start(maps.clone());
+    fixture.list(vec![service(1, "TCP")], vec![slice(1, "TCP", &[1])]).await;
+    let record = maps.dump().unwrap().services4.into_iter().find(|(key, _)| !key.is_address_record()).unwrap();
+    maps.clone().apply(&MapOp::Service(ServiceOp::V4(record.0, None))).unwrap();
+    assert_eq!(maps.served(), []);
+    time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(maps.served(), [], "the audit is not due yet");
+    time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(maps.served(), [serves(1, &[1])]);
+    assert_eq!((fixture.metrics.audits.get(), fixture.metrics.drift_repaired.get()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_udp_backend_is_reported_once_no_service_has_it_any_more() {
+    let maps = SharedMaps::default();
+    let mut fixture = start(maps.clone());
+    let slices = vec![slice(1, "UDP", &[1, 2]), slice(2, "TCP", &[1])];
+    fixture.list(vec![service(1, "UDP"), service(2, "TCP")], slices).await;
+    fixture.send(Change::SliceApplied(Box::new(slice(1, "UDP", &[2])))).await;
+    fixture.send(Change::SliceApplied(Box::new(slice(2, "TCP", &[])))).await;
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fixture.left.recv().await.unwrap(), ["10.244.1.1:8080".parse().unwrap()]);
+    assert!(fixture.left.try_recv().is_err(), "neither the backend that stays nor the TCP one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_udp_backend_that_left_while_no_agent_ran_is_reported_after_the_restart() {
+    let maps = SharedMaps::default();
+    start(maps.clone()).list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[1, 2])]).await;
+    let mut fixture = start(maps.clone());
+    fixture.list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[2])]).await;
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fixture.left.recv().await.unwrap(), ["10.244.1.1:8080".parse().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_names_of_the_frontends_can_be_asked_for() {
+    let fixture = start(SharedMaps::default());
+    fixture.list(vec![service(1, "TCP")], vec![]).await;
+    let (answer, names) = oneshot::channel();
+    fixture.events.send(Event::Ask(Question::FrontendNames(answer))).await.unwrap();
+    let names: Vec<_> = names.await.unwrap().into_iter().map(|(key, name)| (key.port, name.port.service)).collect();
+    assert_eq!(names, [(80, name(1))]);
+}

@@ -1,0 +1,125 @@
+//! Clients for the API server, from what the user configured.
+//!
+//! Must not know what is asked of the server.
+
+use std::time::Duration;
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::watch::{KubeSettings, SILENCE_MARGIN, WatchError};
+
+/// A server that does not take a connection within this time is tried again, or the next one is.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One client per address of the API server, in the order to try them; at least one. Reads every file anew. Opens no
+/// connection.
+///
+/// Tokens in files are read again by the client itself about once a minute; client certificates only here.
+pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Vec<Client>, WatchError> {
+    let mut config = configuration(settings).await?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A live watch is ended by the server before this passes, so only a dead connection is silent for so long.
+    config.read_timeout = Some(settings.watch_timeout + SILENCE_MARGIN + SILENCE_MARGIN);
+    // Otherwise the time that a pooled connection was idle would count.
+    config.reset_reader_on_write = true;
+    // The reflector pauses by itself, with jitter, and tells the status why.
+    config.default_retry = false;
+    if settings.api_servers.is_empty() {
+        return Ok(vec![client(config)?]);
+    }
+    settings.api_servers.iter().map(|address| client(at(&config, address)?)).collect()
+}
+
+/// An error with all its causes, in one line.
+pub(in crate::watch) fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+async fn configuration(settings: &KubeSettings) -> Result<Config, WatchError> {
+    let unusable = |error: &dyn std::error::Error| WatchError::Configuration(text(error));
+    match &settings.kubeconfig {
+        None => Config::infer().await.map_err(|error| unusable(&error)),
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))
+        }
+    }
+}
+
+fn client(config: Config) -> Result<Client, WatchError> {
+    Client::try_from(config).map_err(|error| WatchError::Configuration(text(&error)))
+}
+
+/// `config` for the server at `address`.
+fn at(config: &Config, address: &str) -> Result<Config, WatchError> {
+    let wrong = |reason: &str| WatchError::Address { address: address.to_owned(), reason: reason.to_owned() };
+    let mut config = config.clone();
+    config.cluster_url = address.parse().map_err(|_| wrong("not a URL"))?;
+    match config.cluster_url.scheme_str() {
+        Some("https" | "http") => Ok(config),
+        _ => Err(wrong("neither https:// nor http://")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KUBECONFIG: &str = r"
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: k, user: u}}]
+clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]
+users: [{name: u, user: {token: secret}}]
+";
+
+    fn settings(directory: &tempfile::TempDir, servers: &[&str]) -> KubeSettings {
+        let path = directory.path().join("kubeconfig");
+        std::fs::write(&path, KUBECONFIG).unwrap();
+        KubeSettings {
+            kubeconfig: Some(path),
+            api_servers: servers.iter().map(|&server| server.to_owned()).collect(),
+            ..KubeSettings::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn each_server_of_the_list_gets_a_client_and_without_a_list_the_kubeconfig_decides() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(clients(&settings(&directory, &[])).await.unwrap().len(), 1);
+        let two = settings(&directory, &["https://192.0.2.1:6443", "https://[2001:db8::1]:6443"]);
+        assert_eq!(clients(&two).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_no_url_is_an_error_that_says_how_to_write_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for bad in ["192.0.2.1:6443", "ftp://192.0.2.1", "https:// x", "master"] {
+            let error = clients(&settings(&directory, &[bad])).await.err().unwrap().to_string();
+            assert!(error.contains(bad) && error.contains("https://HOST:PORT"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named_in_the_error() {
+        let settings =
+            KubeSettings { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..KubeSettings::default() };
+        let error = clients(&settings).await.err().unwrap().to_string();
+        assert!(error.contains("/nonexistent/kubeconfig"), "{error}");
+    }
+}

@@ -1,0 +1,66 @@
+//! The figures in docs/figures.md, measured on this machine: ratios within one run, interleaved, with their spread.
+//!
+//! Absolute numbers of a small noisy machine say little; what is printed beside them says how much.
+
+mod control;
+mod hooks;
+mod rates;
+mod statistics;
+mod verifier;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+/// Measures what Sheave costs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// One of: verifier, hooks, rates, control, all.
+    #[arg(default_value = "all")]
+    name: String,
+    /// The built agent, for `control`.
+    #[arg(long, default_value = "target/release/sheave")]
+    sheave: PathBuf,
+    /// Interleaved rounds of `rates`.
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// Services that `hooks`, `rates` and `control` make besides the one measured.
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    environment()?;
+    let wanted = |name: &str| arguments.name == "all" || arguments.name == name;
+    if !["all", "verifier", "hooks", "rates", "control"].contains(&arguments.name.as_str()) {
+        bail!("there is no benchmark `{}`: verifier, hooks, rates, control or all", arguments.name);
+    }
+    if wanted("verifier") {
+        verifier::run()?;
+    }
+    if wanted("hooks") {
+        hooks::run(arguments.services)?;
+    }
+    if wanted("rates") {
+        rates::run(arguments.services, arguments.rounds)?;
+    }
+    if wanted("control") {
+        control::run(&arguments.sheave, arguments.services)?;
+    }
+    Ok(())
+}
+
+/// What a reader must know to judge the figures.
+fn environment() -> Result<()> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = std::thread::available_parallelism()?;
+    let conntrack = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+    println!("kernel {}, {cpus} CPUs", kernel.trim());
+    match conntrack {
+        Ok(count) => println!("nf_conntrack: loaded, {} entries; the namespaces measured have no rule that uses it", count.trim()),
+        Err(_) => println!("nf_conntrack: not loaded"),
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Publishing: a reader sees the old set or the new set, never anything else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sheave_tests::client::{ask_tcp, ask_udp, udp_socket};
+
+use crate::world::{World, vip, vip_service, vip6};
+
+/// How often the Service changes between two disjoint sets.
+const FLIPS: usize = 5_000;
+/// However slow the machine is, the test ends.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What the clients saw.
+#[derive(Default)]
+struct Seen {
+    connects: AtomicU64,
+    failures: AtomicU64,
+}
+
+fn hammer(stop: &AtomicBool, seen: &Seen, ask: impl Fn() -> std::io::Result<String>) -> BTreeSet<String> {
+    let mut backends = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        match ask() {
+            Ok(backend) => {
+                backends.insert(backend);
+            }
+            Err(error) => {
+                eprintln!("a connect failed: {error}");
+                seen.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        seen.connects.fetch_add(1, Ordering::Relaxed);
+    }
+    backends
+}
+
+fn flip(world: &mut World, sets: &[&[&str]; 2], protocol: &str) -> usize {
+    let start = Instant::now();
+    let sets = sets.map(|names| world.endpoints(names));
+    for flips in 0..FLIPS {
+        if start.elapsed() > LIMIT {
+            return flips;
+        }
+        world.publish(&vip_service(protocol), &sets[(flips + 1) % 2]);
+    }
+    FLIPS
+}
+
+fn churn(protocol: &str, ask: fn(SocketAddr) -> std::io::Result<String>) {
+    let mut world = World::new();
+    let first = world.endpoints(&["a"]);
+    world.publish(&vip_service(protocol), &first);
+    let (stop, seen) = (AtomicBool::new(false), Seen::default());
+    let netns = &world.client.netns.try_clone().unwrap();
+    let (flips, backends) = thread::scope(|scope| {
+        let clients: Vec<_> = [vip(), vip6()]
+            .map(|to| {
+                let (stop, seen) = (&stop, &seen);
+                scope.spawn(move || netns.run(|| hammer(stop, seen, || ask(to))))
+            })
+            .into();
+        let flips = flip(&mut world, &[&["a"], &["b"]], protocol);
+        stop.store(true, Ordering::Relaxed);
+        let backends: BTreeSet<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        (flips, backends)
+    });
+    let connects = seen.connects.load(Ordering::Relaxed);
+    println!("{protocol}: {flips} flips, {connects} connects");
+    assert_eq!(seen.failures.load(Ordering::Relaxed), 0, "of {connects} connects during {flips} flips");
+    assert_eq!(backends, BTreeSet::from(["a", "b"].map(String::from)), "only backends of the two sets, and both");
+    assert!(flips >= 1_000, "{flips} flips in {LIMIT:?}");
+}
+
+#[test]
+fn no_connect_fails_or_strays_while_a_service_flips_between_disjoint_sets() {
+    churn("TCP", |to| Ok(ask_tcp(to)?.0));
+}
+
+#[test]
+fn no_datagram_fails_or_strays_while_a_service_flips_between_disjoint_sets() {
+    churn("UDP", |to| Ok(ask_udp(&udp_socket(to)?, to)?.0));
+}

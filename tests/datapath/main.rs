@@ -1,0 +1,14 @@
+//! Real traffic through the real programs and maps: sockets in namespaces, one node with its pods.
+//!
+//! Each test has a node of its own; the tests take turns, because a process can be in one cgroup at a time.
+
+mod affinity;
+mod churn;
+mod leaving;
+mod locality;
+mod node_port;
+mod refusal;
+mod restart;
+mod tcp;
+mod udp;
+mod world;

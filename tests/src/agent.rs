@@ -1,0 +1,137 @@
+//! A running `sheave agent`, and what it says about itself.
+//!
+//! Must not know: how it does its work.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::bpffs::BpfFs;
+use crate::cgroup::Cgroup;
+use crate::controlplane::free_ports;
+use crate::process::Process;
+use crate::wait::wait_for;
+
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The agent's process. Dropping it kills it, which leaves its maps and links in place.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    health: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Agent {
+    /// Starts the agent with `arguments` besides those that keep it inside `cgroup`, `bpffs` and
+    /// `dir`. Its log is `dir/agent.log`.
+    ///
+    /// # Errors
+    /// It has not been built or cannot be started.
+    pub fn start(cgroup: &Cgroup, bpffs: &BpfFs, dir: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_program(&binary()?, cgroup, bpffs, dir, arguments)
+    }
+
+    /// Like [`Agent::start`], with the agent of another build.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_program(
+        program: &Path,
+        cgroup: &Cgroup,
+        bpffs: &BpfFs,
+        dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let [health, metrics] = free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let mut command = Command::new(program);
+        command.arg("agent").args(arguments);
+        command.arg("--cgroup").arg(cgroup.path());
+        command.arg("--pin-dir").arg(bpffs.pins());
+        command.arg("--run-dir").arg(dir.join("run"));
+        command.arg("--health-address").arg(health.to_string());
+        command.arg("--metrics-address").arg(metrics.to_string());
+        let process = Process::start("sheave agent", &mut command, dir.join("agent.log"))?;
+        Ok(Self { process, health, metrics })
+    }
+
+    /// Waits until `/readyz` says that it is ready.
+    ///
+    /// # Errors
+    /// The agent ends or does not become ready within `limit`; with the end of its log.
+    pub fn wait_until_ready(&mut self, limit: Duration) -> Result<()> {
+        wait_for("the agent is ready", limit, || {
+            self.process.check_running()?;
+            Ok(get(self.health, "/readyz").ok())
+        })
+        .map(drop)
+        .with_context(|| self.process.log_tail())
+    }
+
+    /// Whether `/livez` says that it works.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        get(self.health, "/livez").is_ok()
+    }
+
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        get(self.metrics, "/metrics")
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// The process id does not fit its type.
+    pub fn pid(&self) -> Result<i32> {
+        Ok(self.process.pid()?.as_raw())
+    }
+
+    /// The whole log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// SIGTERM, as at the end of its pod.
+    ///
+    /// # Errors
+    /// It does not end within `limit`.
+    pub fn terminate(self, limit: Duration) -> Result<ExitStatus> {
+        self.process.terminate(limit)
+    }
+
+    /// SIGKILL, as when memory runs out.
+    pub fn kill(self) {
+        self.process.kill();
+    }
+}
+
+/// `sheave` from the build that the test itself is from.
+fn binary() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let profile =
+        test.parent().and_then(Path::parent).context("the test program is not in a target folder")?;
+    let binary = profile.join("sheave");
+    ensure!(binary.exists(), "no {}: run `cargo xtask test`, which builds it", binary.display());
+    Ok(binary)
+}
+
+/// The body of an answer with status 200.
+fn get(server: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, ANSWER_LIMIT)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without body")?;
+    ensure!(head.split_whitespace().nth(1) == Some("200"), "{path}: {answer}");
+    Ok(body.to_owned())
+}

@@ -1,0 +1,105 @@
+//! A cgroup of the test's own to attach programs to, so that nothing else on the machine meets them.
+//!
+//! Must not know: what is attached.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A cgroup (version 2). Dropping it moves this process back to where it came from and removes the group.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    home: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes a group below the cgroup2 root.
+    ///
+    /// # Errors
+    /// No cgroup2 is mounted, or not root.
+    pub fn new() -> Result<Self> {
+        let root = root()?;
+        let home = root.join(own()?.trim_start_matches('/'));
+        let name = format!("sheave-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = root.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path, home })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves this process into the group: all sockets that it makes from now on meet the group's programs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join(&self) -> Result<()> {
+        move_to(&self.path)
+    }
+
+    /// Moves this process back to where it came from.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn leave(&self) -> Result<()> {
+        move_to(&self.home)
+    }
+
+    /// Lets a program start inside the group.
+    pub fn place(&self, command: &mut Command) {
+        use std::os::unix::process::CommandExt as _;
+        let procs = self.path.join("cgroup.procs");
+        // SAFETY: between fork and exec only open, write and close are called; "0" stands for the writer itself.
+        unsafe {
+            command.pre_exec(move || fs::write(&procs, "0"));
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = self.leave();
+        // A killed child may need a moment to leave the group.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        eprintln!("cannot remove {}", self.path.display());
+    }
+}
+
+fn move_to(group: &Path) -> Result<()> {
+    let procs = group.join("cgroup.procs");
+    fs::write(&procs, std::process::id().to_string()).with_context(|| procs.display().to_string())
+}
+
+/// The mount point of cgroup2, alone or beside version 1.
+fn root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find_map(|words| match words.as_slice() {
+            [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+            _ => None,
+        })
+        .context("no cgroup2 is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+/// The cgroup2 of this process.
+fn own() -> Result<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup")?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    Ok(own.context("this process is in no cgroup2")?.to_owned())
+}

@@ -1,0 +1,343 @@
+//! A real Kubernetes control plane for one test: etcd, kube-apiserver and kube-controller-manager.
+//!
+//! Owns: their flags, files, ports, start, restart and end, and etcd's compaction. Everything
+//! listens on loopback only and keeps its files in a temporary folder.
+//! Must not know: what is stored in it (`cluster.rs`) or who watches it.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::wait::wait_for;
+
+/// What Services get their addresses from, per family.
+pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
+
+/// Two busy cores need some seconds for what takes one on an idle machine.
+const START_LIMIT: Duration = Duration::from_secs(90);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// A port found free may be taken by another test before it is used.
+const ATTEMPTS: u32 = 3;
+/// Those the tests rely on. Left out above all: the one that marks pods of silent nodes not ready,
+/// because there is no kubelet here.
+const CONTROLLERS: &str = "endpointslice-controller,serviceaccount-controller,namespace-controller,\
+    deployment-controller,replicaset-controller";
+
+/// Who may talk to the API server, each with a token of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// May do everything: the test itself and the controllers.
+    Admin,
+    /// `sheave`: may do what a role binding of the test allows.
+    Agent,
+}
+
+impl User {
+    /// The user's name in role bindings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Agent => "sheave",
+        }
+    }
+
+    fn groups(self) -> &'static str {
+        match self {
+            Self::Admin => "system:masters",
+            Self::Agent => "agents",
+        }
+    }
+}
+
+/// The three running programs. Dropping it ends them and removes their files.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // The order is that of the end: whoever is a client goes first.
+    controllers: Process,
+    api_server: Option<Process>,
+    etcd: Process,
+    site: Site,
+}
+
+/// Files, ports and secrets: what outlives a restart of a program.
+#[derive(Debug)]
+struct Site {
+    dir: TempDir,
+    programs: PathBuf,
+    etcd_port: u16,
+    api_port: u16,
+    secret: String,
+}
+
+impl ControlPlane {
+    /// Starts all three and waits until the API server says that it is ready.
+    ///
+    /// # Errors
+    /// The programs have not been built, or one of them does not start within a bounded time.
+    pub fn start() -> Result<Self> {
+        let programs = programs()?;
+        for _ in 1..ATTEMPTS {
+            match Self::try_start(&programs) {
+                Err(error) if format!("{error:#}").contains("address already in use") => {}
+                result => return result,
+            }
+        }
+        Self::try_start(&programs)
+    }
+
+    fn try_start(programs: &Path) -> Result<Self> {
+        let site = Site::new(programs)?;
+        let etcd = site.start_etcd()?;
+        let api_server = site.start_api_server()?;
+        let controllers = site.start_controllers()?;
+        Ok(Self { controllers, api_server: Some(api_server), etcd, site })
+    }
+
+    /// Where the API server listens, on 127.0.0.1.
+    #[must_use]
+    pub fn api_port(&self) -> u16 {
+        self.site.api_port
+    }
+
+    /// A kubeconfig for `user` that goes to the API server by way of `port` on 127.0.0.1.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn kubeconfig(&self, user: User, port: u16) -> Result<PathBuf> {
+        self.site.kubeconfig(user, port)
+    }
+
+    /// A folder for the files of the test itself; it goes with the control plane.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.site.dir.path()
+    }
+
+    /// Ends the API server at once: every connection and its watch cache are lost.
+    pub fn kill_api_server(&mut self) {
+        if let Some(process) = self.api_server.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again, on the same port with the same certificate, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready within a bounded time.
+    pub fn start_api_server(&mut self) -> Result<()> {
+        self.api_server = Some(self.site.start_api_server()?);
+        Ok(())
+    }
+
+    /// Makes etcd forget all history up to now. Together with a restart of the API server, whose
+    /// watch cache holds some history too, an older resource version is then answered by 410 Gone.
+    ///
+    /// # Errors
+    /// etcd refuses.
+    pub fn compact(&self) -> Result<()> {
+        let now = self.site.ask_etcd("/v3/kv/range", &json!({ "key": "AA==" }))?;
+        let revision = now.pointer("/header/revision").context("etcd does not tell its revision")?;
+        self.site.ask_etcd("/v3/kv/compaction", &json!({ "revision": revision, "physical": true }))?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// One of the programs that should run has ended, with the end of its log.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.etcd.check_running()?;
+        self.controllers.check_running()?;
+        self.api_server.as_mut().map_or(Ok(()), Process::check_running)
+    }
+}
+
+impl Site {
+    fn new(programs: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("sheave-controlplane-").tempdir()?;
+        let secret = random_hex()?;
+        let [etcd_port, api_port] = free_ports()?;
+        let site = Self { dir, programs: programs.to_owned(), etcd_port, api_port, secret };
+        site.write_tokens()?;
+        site.write_key()?;
+        Ok(site)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn token(&self, user: User) -> String {
+        format!("{}-{}", user.name(), self.secret)
+    }
+
+    fn write_tokens(&self) -> Result<()> {
+        // Token, name, id, groups.
+        let line = |user: User| {
+            let (token, name) = (self.token(user), user.name());
+            format!("{token},{name},{name},{}\n", user.groups())
+        };
+        Ok(fs::write(self.path("tokens.csv"), line(User::Admin) + &line(User::Agent))?)
+    }
+
+    fn write_key(&self) -> Result<()> {
+        let output = Command::new(self.programs.join("service-account-key")).output()?;
+        ensure!(output.status.success(), "service-account-key: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(fs::write(self.path("service-account.key"), output.stdout)?)
+    }
+
+    fn kubeconfig(&self, user: User, port: u16) -> Result<PathBuf> {
+        let path = self.path(&format!("{}-{port}.kubeconfig", user.name()));
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{port}"),
+                "certificate-authority": self.path("certificates/apiserver.crt"),
+            } }],
+            "users": [{ "name": user.name(), "user": { "token": self.token(user) } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": user.name() } }],
+            "current-context": "test",
+        });
+        fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
+    fn start_etcd(&self) -> Result<Process> {
+        let client = format!("http://127.0.0.1:{}", self.etcd_port);
+        // The only member: nobody ever uses this address, but etcd wants one to listen on.
+        let peer = "http://127.0.0.1:0";
+        let mut command = Command::new(self.programs.join("etcd"));
+        command.arg("--data-dir").arg(self.path("etcd")).args([
+            "--name=test",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+            &format!("--listen-client-urls={client}"),
+            &format!("--advertise-client-urls={client}"),
+            &format!("--listen-peer-urls={peer}"),
+            &format!("--initial-advertise-peer-urls={peer}"),
+            &format!("--initial-cluster=test={peer}"),
+        ]);
+        let mut etcd = Process::start("etcd", &mut command, self.path("etcd.log"))?;
+        wait_for("etcd is ready", START_LIMIT, || {
+            etcd.check_running()?;
+            Ok(self.ask_etcd("/v3/maintenance/status", &json!({})).ok())
+        })
+        .with_context(|| etcd.log_tail())?;
+        Ok(etcd)
+    }
+
+    fn start_api_server(&self) -> Result<Process> {
+        let mut command = Command::new(self.programs.join("kube-apiserver"));
+        let with_path = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
+        command.args([
+            with_path("cert-dir", "certificates"),
+            with_path("token-auth-file", "tokens.csv"),
+            with_path("service-account-key-file", "service-account.key"),
+            with_path("service-account-signing-key-file", "service-account.key"),
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            format!("--secure-port={}", self.api_port),
+            format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+        ]);
+        command.args([
+            "--bind-address=127.0.0.1",
+            "--authorization-mode=RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            // Where nodes would reach it. There are none: an address of no machine, and nobody told.
+            "--advertise-address=192.0.2.1",
+            "--endpoint-reconciler-type=none",
+            // The tests compact themselves, at a moment of their choice.
+            "--etcd-compaction-interval=0",
+            "--profiling=false",
+        ]);
+        let mut server = Process::start("kube-apiserver", &mut command, self.path("kube-apiserver.log"))?;
+        self.wait_until_ready(&mut server).with_context(|| server.log_tail())?;
+        Ok(server)
+    }
+
+    /// Asks `/readyz` with the plain client that the other parts use too.
+    fn wait_until_ready(&self, server: &mut Process) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let certificate = self.path("certificates/apiserver.crt");
+        let mut client = None;
+        wait_for("the API server is ready", START_LIMIT, || {
+            server.check_running()?;
+            if client.is_none() && certificate.exists() {
+                let kubeconfig = self.kubeconfig(User::Admin, self.api_port)?;
+                client = runtime.block_on(crate::cluster::connect(&kubeconfig)).ok();
+            }
+            let Some(client) = &client else { return Ok(None) };
+            Ok(runtime.block_on(crate::cluster::is_ready(client)).then_some(()))
+        })
+    }
+
+    fn start_controllers(&self) -> Result<Process> {
+        let mut command = Command::new(self.programs.join("kube-controller-manager"));
+        let kubeconfig = self.kubeconfig(User::Admin, self.api_port)?;
+        command.arg("--kubeconfig").arg(kubeconfig).args([
+            &format!("--controllers={CONTROLLERS}"),
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
+            "--profiling=false",
+        ]);
+        Process::start("kube-controller-manager", &mut command, self.path("kube-controller-manager.log"))
+    }
+
+    /// One call of etcd's JSON interface.
+    fn ask_etcd(&self, path: &str, body: &Value) -> Result<Value> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.etcd_port))?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        let body = body.to_string();
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: etcd\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("etcd's answer has no body")?;
+        let status = head.split_whitespace().nth(1);
+        ensure!(status == Some("200"), "etcd refuses {path}: {answer}");
+        Ok(serde_json::from_str(body)?)
+    }
+}
+
+/// Where `cargo xtask test apiserver` puts the programs.
+fn programs() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("this package has no parent folder")?;
+    let programs = root.join("target/controlplane");
+    ensure!(
+        programs.join("kube-apiserver").exists(),
+        "no control plane in {}: run `cargo xtask test apiserver`, which builds it",
+        programs.display()
+    );
+    Ok(programs)
+}
+
+/// Ports of 127.0.0.1 that were free a moment ago, no two the same.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::new();
+    for _ in 0..N {
+        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
+    }
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn random_hex() -> Result<String> {
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

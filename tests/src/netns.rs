@@ -1,0 +1,131 @@
+//! Network namespaces that live as long as a value: no name on disk, so nothing is left behind whatever happens.
+//!
+//! Must not know: topologies or Services.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace. The kernel removes it, with its devices, when the last user of it is gone.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// Makes an empty namespace with its loopback device up.
+    ///
+    /// # Errors
+    /// Not root, or `ip` is missing.
+    pub fn new() -> Result<Self> {
+        let file = thread::spawn(|| -> Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
+            Ok(File::open("/proc/thread-self/ns/net")?)
+        })
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread that makes a namespace panicked"))??;
+        let netns = Self { file };
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// The same namespace again.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace and waits for it. A panic goes on in the caller.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter().expect("cannot enter a network namespace of the test");
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts `work` on a thread of its own inside the namespace.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<thread::JoinHandle<T>> {
+        let inside = self.try_clone()?;
+        Ok(thread::spawn(move || {
+            inside.enter().expect("cannot enter a network namespace of the test");
+            work()
+        }))
+    }
+
+    /// Moves the calling thread into the namespace for the rest of its life.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn enter(&self) -> Result<()> {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).context("setns")
+    }
+
+    /// Runs `ip` with these words inside the namespace.
+    ///
+    /// # Errors
+    /// `ip` fails: with what it said.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        let output = self
+            .run(|| Command::new("ip").args(words.split_whitespace()).output())
+            .context("cannot run ip")?;
+        if !output.status.success() {
+            bail!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Sets a sysctl below `net/` inside the namespace.
+    ///
+    /// # Errors
+    /// There is no such setting.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/net/{name}");
+        self.run(|| std::fs::write(&path, value)).with_context(|| path.clone())
+    }
+
+    /// A path to the namespace, for programs of this process's children.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Lets a program start inside the namespace.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn place(&self, command: &mut Command) -> Result<()> {
+        use std::os::unix::process::CommandExt as _;
+        let file = self.file.try_clone()?;
+        // SAFETY: between fork and exec only setns(2) is called, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from));
+        }
+        Ok(())
+    }
+}
+
+/// Connects two namespaces with a veth pair: `left` and `right` name the devices, which come up.
+///
+/// # Errors
+/// `ip` fails.
+pub fn veth(a: &Netns, left: &str, b: &Netns, right: &str) -> Result<()> {
+    a.ip(&format!("link add {left} type veth peer name {right} netns {}", b.path()))?;
+    a.ip(&format!("link set {left} up"))?;
+    b.ip(&format!("link set {right} up"))
+}

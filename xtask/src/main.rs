@@ -1,0 +1,89 @@
+//! `cargo xtask <verb>`: all automation of the repository. Depends on none of its crates.
+
+mod classes;
+mod controlplane;
+mod deny;
+mod ebpf;
+mod linker;
+mod lint;
+mod packages;
+mod process;
+mod show;
+mod tidy;
+mod toolchain;
+mod user_space;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::classes::Class;
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests, checks and shows Sheave")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the eBPF object, then user space; installs the eBPF toolchain when it is missing and may
+    Build {
+        /// Build user space with optimisations (the eBPF object always is)
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run test classes; without a name: unit, property, maps and datapath
+    Test {
+        #[arg(value_enum)]
+        classes: Vec<Class>,
+        /// Handed to the test programs, e.g. a part of a test's name
+        #[arg(last = true)]
+        harness: Vec<String>,
+    },
+    /// Formatting, clippy for user space and for the eBPF target, documentation links
+    Lint,
+    /// Licences, sources, banned crates and advisories of all dependencies
+    Deny,
+    /// The rules of STYLE.md that no compiler checks
+    Tidy,
+    /// Show Sheave at work in namespaces of its own (root)
+    Demo {
+        /// Leave everything running to be explored
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure what docs/ records (root); without a name: everything
+    Bench { name: Option<String> },
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace: what went wrong is in the chain of causes.
+            eprintln!(
+                "error: {}",
+                error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: Verb) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match verb {
+        Verb::Build { release } => user_space::build_all(&workspace, release),
+        Verb::Test { classes, harness } => classes::run(&workspace, classes, &harness),
+        Verb::Lint => lint::run(&workspace),
+        Verb::Deny => deny::run(&workspace),
+        Verb::Tidy => tidy::run(&workspace),
+        Verb::Demo { keep } => show::demo(&workspace, keep),
+        Verb::Bench { name } => show::bench(&workspace, name.as_deref()),
+    }
+}
