@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -233,11 +234,65 @@ fn a_deleted_service_is_gone_and_another_that_takes_its_address_gets_its_own_pod
         world.wait_for_answers(*target, &["NetworkUnreachable"]);
     }
     let mut spec = dual_stack("shop");
-    spec["clusterIPs"] = json!(service.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+    spec["clusterIP"] = json!(service[0].ip());
+    spec["clusterIPs"] = json!([service[0].ip(), service[1].ip()]);
     world.cluster.create_service("shop", &spec).unwrap();
     for target in &service {
         world.wait_for_answers(*target, &["shop-2"]);
     }
+}
+
+#[test]
+fn a_service_that_a_label_gives_to_another_proxy_is_let_go_and_served_again_without_it() {
+    let label = |value: Value| json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": value } } });
+    let mut world = World::start();
+    let web = world.create_service("web")[0];
+    world.run_pods("web", &["web-1"]);
+    world.wait_for_answers(web, &["web-1"]);
+    world.cluster.patch_service("web", &label("other".into())).unwrap();
+    world.wait_for_answers(web, &["NetworkUnreachable"]);
+    world.cluster.patch_service("web", &label(Value::Null)).unwrap();
+    world.wait_for_answers(web, &["web-1"]);
+}
+
+#[test]
+fn of_two_services_with_one_external_ip_the_older_serves_it_and_the_younger_is_told_by_an_event() {
+    let mut world = World::start();
+    let external: SocketAddr = "203.0.113.7:80".parse().unwrap();
+    let claim = json!({ "spec": { "externalIPs": [external.ip()] } });
+    let old = world.create_service("old")[0];
+    world.cluster.patch_service("old", &claim).unwrap();
+    // Creation times are whole seconds.
+    sleep(Duration::from_secs(1));
+    let new = world.create_service("new")[0];
+    world.cluster.patch_service("new", &claim).unwrap();
+    world.run_pods("old", &["old-1"]);
+    world.run_pods("new", &["new-1"]);
+    world.wait_for_answers(old, &["old-1"]);
+    world.wait_for_answers(new, &["new-1"]);
+    world.wait_for_answers(external, &["old-1"]);
+    wait_for("an event tells of the conflict", SOON, || {
+        let reasons = world.cluster.events_about("new")?;
+        Ok(reasons.iter().any(|reason| reason == "AddressConflict").then_some(()))
+    })
+    .unwrap();
+    assert!(world.cluster.events_about("old").unwrap().is_empty());
+}
+
+#[test]
+fn after_sigterm_the_data_plane_serves_on_until_cleanup_removes_it() {
+    let mut world = World::start();
+    let web = world.create_service("web")[0];
+    world.run_pods("web", &["web-1"]);
+    world.wait_for_answers(web, &["web-1"]);
+    let status = world.agent.take().unwrap().terminate(SOON).unwrap();
+    assert!(status.success(), "{status}");
+    world.assert_answers(web, &["web-1"]);
+    let shown = Agent::command(&world.bpffs, world.control_plane.dir(), &["service", "list"]).unwrap();
+    assert!(shown.contains(&web.ip().to_string()), "{shown}");
+    Agent::command(&world.bpffs, world.control_plane.dir(), &["cleanup"]).unwrap();
+    world.assert_answers(web, &["NetworkUnreachable"]);
+    assert!(!world.bpffs.pins().exists(), "pins are left");
 }
 
 /// What happens to the cluster while the agent cannot see it: pod 1 goes and pod 3 comes, Service
@@ -290,6 +345,8 @@ fn a_watch_that_is_gone_after_a_compaction_starts_anew_and_removals_arrive() {
     world.wait_for_answers(web, &["web-2", "web-3"]);
     world.wait_for_answers(old, &["NetworkUnreachable"]);
     world.wait_for_answers(new, &["new-4"]);
+    let log = world.agent.as_ref().unwrap().log();
+    assert!(log.contains("too old resource version"), "the agent was never told that its watch is gone");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::{
 use proxy_common::{Protocol, Scope};
 use proxy_core::{
     desired::{
-        Backend, BackendLists, DesiredService, DesiredServicePort, Family, Frontend, FrontendKey, FrontendKind, ListKind,
-        ServicePortName, WhenEmpty,
+        Backend, BackendLists, DesiredService, DesiredServicePort, Family, Frontend, FrontendKey,
+        FrontendKind, ListKind, ServicePortName, WhenEmpty,
     },
     diff::{Capacities, Planner, RealisedDump},
     model::ObjectName,
@@ -56,7 +56,10 @@ fn service(index: u32) -> (ObjectName, DesiredService) {
         owns_address: true,
         source_ranges: Vec::new(),
     };
-    let backend = |n: u32| Backend { address: u32::to_be_bytes(0x0af4_0000 + index * ENDPOINTS + n).into(), port: 8080 };
+    let backend = |n: u32| Backend {
+        address: u32::to_be_bytes(0x0af4_0000 + index * ENDPOINTS + n).into(),
+        port: 8080,
+    };
     let cluster: std::collections::BTreeSet<Backend> = (0..ENDPOINTS).map(backend).collect();
     let port = DesiredServicePort {
         name: ServicePortName { service: name.clone(), port_name: "http".into(), protocol: Protocol::Tcp },

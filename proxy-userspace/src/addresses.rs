@@ -115,7 +115,7 @@ fn collect(mut packet: &[u8], addresses: &mut BTreeSet<IpAddr>) -> io::Result<bo
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
-                addresses.extend(usable(&address))
+                addresses.extend(usable(&address));
             }
             _ => {}
         }

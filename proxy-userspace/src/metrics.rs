@@ -31,7 +31,7 @@ pub struct Metrics {
     pub sync_errors: Counter,
     /// Services that do not fit into the maps or could not be written.
     pub refused_services: Gauge,
-    /// Records that were not as they should be, found by an audit and repaired.
+    /// Writes that audits needed to repair what somebody else had changed.
     pub drift_repaired: Counter,
     /// Audits that were carried out.
     pub audits: Counter,
@@ -92,7 +92,7 @@ impl Metrics {
         );
         sheave.register(
             "drift_repaired",
-            "Records that an audit found wrong and repaired",
+            "Writes that audits needed to repair what had drifted",
             self.drift_repaired.clone(),
         );
         sheave.register("audits", "Audits carried out", self.audits.clone());

@@ -1,7 +1,5 @@
 //! Medians and spreads.
 
-use std::time::Duration;
-
 /// A sorted set of measurements.
 pub(crate) struct Samples(Vec<f64>);
 
@@ -10,10 +8,6 @@ impl Samples {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         Self(values)
-    }
-
-    pub(crate) fn of_durations(values: &[Duration]) -> Self {
-        Self::new(values.iter().map(|value| value.as_secs_f64() * 1e3))
     }
 
     /// The value below which `share` (0 to 1) of the samples lie.
@@ -25,10 +19,6 @@ impl Samples {
 
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.len()
     }
 
     /// Median and the range from the smallest to the largest.

@@ -9,6 +9,7 @@ use sheave_tests::client::{ask_connected, ask_tcp, ask_udp, connected_udp, mappe
 use crate::world::{PORT, TARGET, VIP, World, vip, vip_service, vip6};
 
 const ABORTED: i32 = 103;
+const NO_DESTINATION: i32 = 89;
 
 /// The backend that a connected socket talks to now.
 fn backend_of(world: &World, socket: &UdpSocket) -> SocketAddr {
@@ -30,10 +31,14 @@ fn destroy(world: &World, backend: SocketAddr) -> usize {
 fn connected_udp_sockets_to_the_backend_are_ended() {
     let world = World::with_service("UDP");
     for to in [vip(), vip6(), mapped(VIP, PORT)] {
-        for socket in [world.in_pod(|| connected_udp(to).unwrap()), world.on_node(|| connected_udp(to).unwrap())] {
+        for inside in [&world.client.netns, &world.lab.node] {
+            let socket = inside.run(|| connected_udp(to).unwrap());
             let backend = backend_of(&world, &socket);
             assert_eq!(destroy(&world, backend), 1, "{to}");
-            assert_eq!(crate::world::errno(ask_connected(&socket)), ABORTED, "{to}");
+            // A reader that waits gets ECONNABORTED, a writer EDESTADDRREQ: neither goes on talking to nobody.
+            let waiting = socket.take_error().unwrap().and_then(|error| error.raw_os_error());
+            assert_eq!(waiting, Some(ABORTED), "{to}");
+            assert_eq!(crate::world::errno(ask_connected(&socket)), NO_DESTINATION, "{to}");
         }
     }
 }

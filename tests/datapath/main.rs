@@ -6,6 +6,7 @@ mod affinity;
 mod churn;
 mod leaving;
 mod locality;
+mod monitor;
 mod node_port;
 mod refusal;
 mod restart;

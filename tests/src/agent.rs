@@ -108,6 +108,18 @@ impl Agent {
         self.process.terminate(limit)
     }
 
+    /// A command of `sheave` that looks at the same agent or at what it left.
+    ///
+    /// # Errors
+    /// It cannot be run or ends with a failure.
+    pub fn command(bpffs: &BpfFs, dir: &Path, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).arg("--run-dir").arg(dir.join("run")).arg("--pin-dir").arg(bpffs.pins());
+        let output = command.output()?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// SIGKILL, as when memory runs out.
     pub fn kill(self) {
         self.process.kill();
@@ -115,7 +127,10 @@ impl Agent {
 }
 
 /// `sheave` from the build that the test itself is from.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// It has not been built.
+pub fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let profile =
         test.parent().and_then(Path::parent).context("the test program is not in a target folder")?;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -225,6 +226,23 @@ impl Cluster {
         wait_for(format!("the slices of {service} hold {wanted:?}"), limit, || {
             Ok((self.ready_addresses(service)? == wanted).then_some(()))
         })
+    }
+
+    /// The reasons of the Events about a Service, one per Event.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn events_about(&self, service: &str) -> Result<Vec<String>> {
+        let events = self.call(async |client| {
+            Ok(Api::<Event>::namespaced(client, NAMESPACE).list(&ListParams::default()).await?)
+        })?;
+        let about = events.items.into_iter().filter(|event| {
+            let regarding = event.regarding.as_ref();
+            regarding.is_some_and(|object| {
+                object.kind.as_deref() == Some("Service") && object.name.as_deref() == Some(service)
+            })
+        });
+        Ok(about.filter_map(|event| event.reason).collect())
     }
 
     /// The resource version at which the cluster is now.

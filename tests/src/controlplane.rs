@@ -339,5 +339,5 @@ pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
 fn random_hex() -> Result<String> {
     let mut bytes = [0; 16];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

@@ -75,7 +75,9 @@ impl PortHolding {
     }
 
     fn is_of(&self, port: &DesiredServicePort) -> bool {
-        *self.name == *port.name.port_name && self.protocol == port.name.protocol && self.family == port.family
+        *self.name == *port.name.port_name
+            && self.protocol == port.name.protocol
+            && self.family == port.family
     }
 }
 
@@ -227,12 +229,18 @@ impl Planner {
     /// Whether a record in the kernel has exactly this list.
     fn has_list(&self, value: &ServiceValue, list: &ListDraft) -> bool {
         let length = value.ring_len.saturating_add(value.keep_len);
-        value.ring_len == list.selectable && self.ring.contents(value.ring_base, length) == Some(list.ids.as_slice())
+        value.ring_len == list.selectable
+            && self.ring.contents(value.ring_base, length) == Some(list.ids.as_slice())
     }
 
     /// The newest record that has exactly this list and goes on having it: its range stays where it is, whatever the
     /// order of the writes.
-    fn published(&self, port: &DesiredServicePort, id: Option<u32>, list: &ListDraft) -> Option<ServiceValue> {
+    fn published(
+        &self,
+        port: &DesiredServicePort,
+        id: Option<u32>,
+        list: &ListDraft,
+    ) -> Option<ServiceValue> {
         let of_list = frontends(port).filter(|frontend| list.kinds.contains(&frontend.list));
         let records = of_list.filter_map(|frontend| self.record_of(id, frontend));
         records.filter(|value| self.has_list(value, list)).max_by_key(|value| value.generation)
@@ -287,7 +295,8 @@ impl Planner {
             });
             let slice = list.slice(id, generation, list.base);
             let of_list = port.changed.iter().filter(|frontend| list.kinds.contains(&frontend.list));
-            let put = |frontend: &&Frontend| (RecordKey::from(&frontend.key), record(port.port, frontend, slice));
+            let put =
+                |frontend: &&Frontend| (RecordKey::from(&frontend.key), record(port.port, frontend, slice));
             draft.records.extend(of_list.map(put));
             let table = self.backends.get(port.port.family);
             let idle = list.ids.iter().filter(|backend| !table.is_referenced(**backend));

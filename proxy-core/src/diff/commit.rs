@@ -17,7 +17,9 @@ impl Planner {
         match op {
             MapOp::Backend(op) => self.commit_backend(op),
             MapOp::WriteRing { base, ids } => self.ring.written(*base, ids),
-            MapOp::PutSourceRange { service_id, network } => self.ids.range_added(*service_id, canonical(network)),
+            MapOp::PutSourceRange { service_id, network } => {
+                self.ids.range_added(*service_id, canonical(network));
+            }
             MapOp::DeleteSourceRange { service_id, network } => {
                 if self.ids.range_removed(*service_id, canonical(network)) {
                     self.quarantine.add_service_id(*service_id);

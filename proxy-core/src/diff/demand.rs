@@ -73,7 +73,11 @@ impl Planner {
         let capacities = &self.capacities;
         let check = |map, needed, available, capacity| {
             let service = service.clone();
-            if needed > available { Err(Refusal { service, map, needed, available, capacity }) } else { Ok(()) }
+            if needed > available {
+                Err(Refusal { service, map, needed, available, capacity })
+            } else {
+                Ok(())
+            }
         };
         for family in FAMILIES {
             let available = capacities.services.saturating_sub(self.records.used(family));

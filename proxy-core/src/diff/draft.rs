@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 use proxy_common::{BackendId, ServiceValue};
 
-use super::{
-    BackendOp, MapOp, Refusal,
-    records::AddressWrite,
-};
+use super::{BackendOp, MapOp, Refusal, records::AddressWrite};
 use crate::entries::RecordKey;
 
 /// What a plan has collected so far.
@@ -45,7 +42,9 @@ impl Draft {
         let mut ops: Vec<MapOp> = self.backends.into_iter().map(MapOp::Backend).collect();
         ops.extend(self.rings.into_iter().map(|(base, ids)| MapOp::WriteRing { base, ids }));
         ops.extend(
-            self.admitted.into_iter().map(|(service_id, network)| MapOp::PutSourceRange { service_id, network }),
+            self.admitted
+                .into_iter()
+                .map(|(service_id, network)| MapOp::PutSourceRange { service_id, network }),
         );
         ops.extend(addresses.iter().filter_map(early));
         ops.extend(self.records.into_iter().map(|(key, value)| MapOp::Service(key.write(Some(value)))));

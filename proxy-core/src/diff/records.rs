@@ -155,7 +155,8 @@ impl Records {
 
     /// Every frontend in the kernel that nobody wants is to be deleted, and every address record is to be looked at.
     pub(super) fn unwant_orphans(&mut self) {
-        let orphans = self.frontends.iter().filter(|(_, frontend)| frontend.owner.is_none()).map(|(key, _)| *key);
+        let orphans =
+            self.frontends.iter().filter(|(_, frontend)| frontend.owner.is_none()).map(|(key, _)| *key);
         orphans.collect::<Vec<_>>().into_iter().for_each(|key| self.unwant(key));
         self.unsettled.extend(self.addresses.keys());
     }
@@ -180,7 +181,9 @@ impl Records {
     pub(super) fn realise_address(&mut self, key: RecordKey, now: Realised) {
         let now = match now {
             Realised::Absent => RealisedAddress::Absent,
-            Realised::Whole(value) if value == (ServiceValue { check: value.check, ..address_record(value.flags) }) => {
+            Realised::Whole(value)
+                if value == (ServiceValue { check: value.check, ..address_record(value.flags) }) =>
+            {
                 RealisedAddress::Flags(value.flags)
             }
             Realised::Whole(_) | Realised::Torn => RealisedAddress::Torn,
@@ -340,7 +343,23 @@ mod tests {
             records.realise(key(port), Realised::Absent);
         }
         assert_eq!(settle(&mut records), [None]);
-        assert_eq!((records.used(Family::V4), records.doomed().count(), records.unsettled().len()), (0, 0, 0));
+        assert_eq!(
+            (records.used(Family::V4), records.doomed().count(), records.unsettled().len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_doomed_frontend_that_is_wanted_again_is_not_counted_as_doomed() {
+        let mut records = Records::default();
+        for port in [80, 81] {
+            records.realise(key(port), Realised::Whole(address_record(0)));
+        }
+        records.realise_address(key(0).address_record(), Realised::Whole(address_record(0)));
+        records.unwant(key(80));
+        records.want(key(80), &owner("cart"), false);
+        records.unwant(key(80));
+        assert_eq!(records.unsettled(), []);
     }
 
     #[test]

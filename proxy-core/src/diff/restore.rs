@@ -2,7 +2,11 @@
 //!
 //! Must not know what is wanted.
 
-use std::{collections::BTreeMap, collections::BTreeSet, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use super::{
     Capacities, Planner, RealisedDump, ServiceOp,
@@ -37,7 +41,6 @@ impl Planner {
             planned: BTreeSet::new(),
         };
         for (id, network) in &dump.source_ranges {
-            planner.ids.found(*id, 0);
             planner.ids.range_added(*id, canonical(network));
         }
         for record in &records {

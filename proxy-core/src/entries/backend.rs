@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_torn_place_holds_no_backend() {
-        let BackendOp::V4(id, value) = BackendKey { address: [10, 0, 0, 1].into(), port: 80, protocol: 6 }.put(4)
+        let BackendOp::V4(id, value) =
+            BackendKey { address: [10, 0, 0, 1].into(), port: 80, protocol: 6 }.put(4)
         else {
             unreachable!()
         };

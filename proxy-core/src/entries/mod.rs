@@ -7,5 +7,5 @@ mod record;
 pub mod text;
 
 pub use backend::BackendKey;
-pub(crate) use record::{RecordKind, canonical, list, masked_ranges, record};
 pub use record::{RecordKey, RingSlice};
+pub(crate) use record::{RecordKind, canonical, list, masked_ranges, record};

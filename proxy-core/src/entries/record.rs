@@ -11,7 +11,9 @@ use ipnetwork::IpNetwork;
 use proxy_common::{Ipv4Be, Ipv6Be, PortBe, Scope, ServiceFlags, ServiceKey, ServiceValue};
 
 use crate::{
-    desired::{Backend, BackendLists, DesiredServicePort, Family, Frontend, FrontendKey, ListKind, WhenEmpty},
+    desired::{
+        Backend, BackendLists, DesiredServicePort, Family, Frontend, FrontendKey, ListKind, WhenEmpty,
+    },
     diff::ServiceOp,
 };
 
@@ -224,9 +226,15 @@ mod tests {
 
     #[test]
     fn a_key_survives_the_kernel_form() {
-        for (address, family) in [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6), ("::ffff:1.2.3.4", Family::V6)] {
+        for (address, family) in
+            [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6), ("::ffff:1.2.3.4", Family::V6)]
+        {
             let key = RecordKey::from(&frontend(address).key);
-            let op = key.write(Some(record(&port(frontend(address), 0), &frontend(address), RingSlice::default())));
+            let op = key.write(Some(record(
+                &port(frontend(address), 0),
+                &frontend(address),
+                RingSlice::default(),
+            )));
             assert_eq!((op.key(), op.key().family(), op.is_whole()), (key, family, true));
             assert_eq!((key.kind(), key.scope()), (RecordKind::Frontend, Some(Scope::External)));
             assert_eq!(key.address_record().kind(), RecordKind::Address);
@@ -268,7 +276,9 @@ mod tests {
 
     #[test]
     fn a_prefix_loses_its_host_bits() {
-        for (text, masked) in [("10.1.2.3/8", "10.0.0.0/8"), ("2001:db8::1/32", "2001:db8::/32"), ("0.0.0.0/0", "0.0.0.0/0")] {
+        for (text, masked) in
+            [("10.1.2.3/8", "10.0.0.0/8"), ("2001:db8::1/32", "2001:db8::/32"), ("0.0.0.0/0", "0.0.0.0/0")]
+        {
             assert_eq!(canonical(&text.parse().unwrap()), masked.parse().unwrap());
         }
     }

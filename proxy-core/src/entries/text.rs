@@ -86,8 +86,9 @@ pub struct BackendText {
 /// The lines of desired state.
 pub fn of_desired<'a>(services: impl IntoIterator<Item = &'a DesiredService>) -> Vec<FrontendLine> {
     let ports = services.into_iter().flat_map(|service| &service.ports);
-    let mut lines: Vec<FrontendLine> =
-        ports.flat_map(|port| port.frontends.iter().map(move |frontend| desired_line(port, frontend))).collect();
+    let mut lines: Vec<FrontendLine> = ports
+        .flat_map(|port| port.frontends.iter().map(move |frontend| desired_line(port, frontend)))
+        .collect();
     lines.sort_by_key(|line| line.key);
     lines
 }
@@ -256,5 +257,168 @@ impl fmt::Display for BackendText {
             None => f.write_str("free")?,
         }
         self.id.map_or(Ok(()), |id| write!(f, "#{id}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proxy_common::{BackendValue, PortBe};
+
+    use super::*;
+    use crate::{
+        desired::{BackendLists, FrontendKey, FrontendKind, ListKind, ServicePortName},
+        diff::BackendOp,
+        model::ObjectName,
+    };
+
+    fn frontend(address: &str, port: u16, scope: Scope) -> Frontend {
+        let address = address.parse().unwrap();
+        Frontend {
+            key: FrontendKey { address, port, protocol: Protocol::Udp, scope },
+            kind: FrontendKind::ClusterIp,
+            list: ListKind::Cluster,
+            when_empty: WhenEmpty::Reject,
+            host_netns_only: false,
+            owns_address: true,
+            source_ranges: Vec::new(),
+        }
+    }
+
+    fn service(
+        frontends: Vec<Frontend>,
+        affinity_seconds: u32,
+        cluster: &[u8],
+        keep: &[u8],
+    ) -> DesiredService {
+        let backend = |last: &u8| Backend { address: [10, 244, 0, *last].into(), port: 53 };
+        let name = ServicePortName {
+            service: ObjectName::new("kube-system", "dns"),
+            port_name: String::new(),
+            protocol: Protocol::Udp,
+        };
+        let lists = BackendLists {
+            cluster: cluster.iter().map(backend).collect(),
+            local: BTreeSet::new(),
+            keep: keep.iter().map(backend).collect(),
+        };
+        let family = Family::V4;
+        let port =
+            DesiredServicePort { name, family, affinity_seconds, frontends, unbound: Vec::new(), lists };
+        DesiredService { ports: vec![port], ..DesiredService::default() }
+    }
+
+    /// Maps with these backend ids from position 1 on, and one record that names the first of them.
+    fn dump(ids: &[BackendId], selectable: u32, keep: u32) -> RealisedDump {
+        let key = RecordKey::from(&frontend("10.96.0.10", 53, Scope::Internal).key);
+        let value = ServiceValue {
+            service_id: 7,
+            generation: 2,
+            flags: ServiceFlags::DROP_WHEN_EMPTY,
+            affinity_seconds: 0,
+            ring_base: 1,
+            ring_len: selectable,
+            keep_len: keep,
+            check: 0,
+        };
+        let (ServiceOp::V4(key, Some(value)), address) = (key.write(Some(value)), key.address_record())
+        else {
+            unreachable!()
+        };
+        let ServiceOp::V4(address, _) = address.write(None) else { unreachable!() };
+        let backend = |last: u8| {
+            let address = Ipv4Addr::new(10, 244, 0, last).into();
+            (u32::from(last), BackendValue::sealed(last.into(), address, PortBe::from_host(53), 17))
+        };
+        RealisedDump {
+            services4: vec![(key, value), (address, value.sealed(&address))],
+            ring: [0].into_iter().chain(ids.iter().copied()).collect(),
+            backends4: vec![backend(4), backend(5)],
+            ..RealisedDump::default()
+        }
+    }
+
+    #[test]
+    fn desired_lines_are_sorted_and_say_all_that_clients_can_notice() {
+        let mut outside = frontend("192.0.2.4", 53, Scope::External);
+        outside.source_ranges = ["172.16.9.9/12", "10.0.0.0/8"].map(|text| text.parse().unwrap()).to_vec();
+        let mut loopback = frontend("127.0.0.1", 30_053, Scope::Internal);
+        (loopback.host_netns_only, loopback.when_empty, loopback.list) =
+            (true, WhenEmpty::Drop, ListKind::Local);
+        let cluster = frontend("10.96.0.10", 53, Scope::Internal);
+        let services = [
+            service(vec![outside, loopback], 10_800, &[7, 5], &[9, 5]),
+            service(vec![cluster], 0, &[], &[]),
+            DesiredService::default(),
+        ];
+        let text = "\
+            10.96.0.10:53/UDP internal -> reject\n\
+            127.0.0.1:30053/UDP internal affinity=10800 host-only -> drop keep 10.244.0.5:53 10.244.0.9:53\n\
+            192.0.2.4:53/UDP external affinity=10800 sources=10.0.0.0/8,172.16.0.0/12 -> 10.244.0.5:53 10.244.0.7:53 \
+            keep 10.244.0.9:53\n";
+        assert_eq!(print(&of_desired(&services)), text);
+    }
+
+    #[test]
+    fn the_kernel_has_the_same_lines_and_can_add_the_ids() {
+        let dump = dump(&[5, 4], 1, 1);
+        let desired =
+            of_desired(&[service(vec![frontend("10.96.0.10", 53, Scope::Internal)], 0, &[5], &[4])]);
+        assert_eq!(of_dump(&dump, Ids::Hidden), desired);
+        let text =
+            "10.96.0.10:53/UDP internal id=7 gen=2 ring=1+1+1 -> 10.244.0.5:53#5 keep 10.244.0.4:53#4\n";
+        assert_eq!(print(&of_dump(&dump, Ids::Shown)), text);
+    }
+
+    #[test]
+    fn what_should_not_be_is_shown_as_it_is() {
+        let lines = |dump: &RealisedDump| print(&of_dump(dump, Ids::Shown));
+        let prefix = "10.96.0.10:53/UDP internal id=7 gen=2";
+        assert_eq!(lines(&dump(&[], 0, 0)), format!("{prefix} ring=1+0+0 -> drop\n"));
+        assert_eq!(lines(&dump(&[5, 6], 2, 0)), format!("{prefix} ring=1+2+0 -> 10.244.0.5:53#5 free#6\n"));
+        assert_eq!(lines(&dump(&[5], 2, 0)), format!("{prefix} ring=1+2+0 -> torn\n"));
+        assert_eq!(lines(&dump(&[5], 1, u32::MAX)), format!("{prefix} ring=1+1+4294967295 -> torn\n"));
+        let mut torn = dump(&[5], 1, 0);
+        torn.services4[0].1.check ^= 1;
+        assert_eq!(lines(&torn), format!("{prefix} ring=1+1+0 -> torn\n"));
+        let mut foreign = dump(&[], 0, 0);
+        (foreign.services4[0].0.protocol, foreign.services4[0].0.scope) = (99, 9);
+        foreign.services4[0].1 = foreign.services4[0].1.sealed(&foreign.services4[0].0);
+        assert_eq!(lines(&foreign), "10.96.0.10:53/99 9 id=7 gen=2 ring=1+0+0 -> drop\n");
+    }
+
+    #[test]
+    fn source_ranges_count_only_where_the_record_says_so() {
+        let mut dump = dump(&[5], 1, 0);
+        dump.source_ranges = vec![(7, "10.0.0.0/8".parse().unwrap()), (8, "11.0.0.0/8".parse().unwrap())];
+        assert!(!print(&of_dump(&dump, Ids::Hidden)).contains("sources"));
+        let (key, value) = &mut dump.services4[0];
+        value.flags = ServiceFlags::SOURCE_RANGES;
+        *value = value.sealed(key);
+        let text = "10.96.0.10:53/UDP internal sources=10.0.0.0/8 -> 10.244.0.5:53\n";
+        assert_eq!(print(&of_dump(&dump, Ids::Hidden)), text);
+    }
+
+    #[test]
+    fn ipv6_addresses_stand_in_brackets() {
+        let key = BackendKey { address: "fd00::5".parse().unwrap(), port: 53, protocol: 17 };
+        let BackendOp::V6(id, value) = key.put(3) else { unreachable!() };
+        let line = FrontendLine {
+            key: RecordKey::from(&frontend("fd01::a", 53, Scope::Internal).key),
+            affinity_seconds: 0,
+            source_ranges: Vec::new(),
+            host_netns_only: false,
+            slice: None,
+            target: Target::Backends {
+                selectable: vec![BackendText {
+                    address: BackendKey::of_v6(id, &value).map(|key| SocketAddr::new(key.address, key.port)),
+                    id: None,
+                }],
+                keep: Vec::new(),
+                when_empty: None,
+            },
+        };
+        assert_eq!(line.to_string(), "[fd01::a]:53/UDP internal -> [fd00::5]:53");
     }
 }

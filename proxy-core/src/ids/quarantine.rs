@@ -152,6 +152,15 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_freed_twice_waits_from_the_second_time() {
+        let mut quarantine = Quarantine::default();
+        quarantine.add_backend(Family::V4, 3);
+        let first = quarantine.seal().unwrap();
+        quarantine.add_backend(Family::V4, 3);
+        assert!(quarantine.passed(first).backends.is_empty());
+    }
+
+    #[test]
     fn a_batch_whose_backends_are_all_used_again_needs_no_grace_period() {
         let mut quarantine = Quarantine::default();
         quarantine.add_backend(Family::V4, 3);

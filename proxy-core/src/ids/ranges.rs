@@ -85,7 +85,11 @@ impl FreeRanges {
     fn overlapping(&self, start: u32, end: u32) -> Vec<(u32, u32)> {
         let before = self.by_start.range(..start).next_back();
         let before = before.filter(|(at, size)| at.saturating_add(**size) > start);
-        before.into_iter().chain(self.by_start.range(start..end.max(start))).map(|(at, size)| (*at, *size)).collect()
+        before
+            .into_iter()
+            .chain(self.by_start.range(start..end.max(start)))
+            .map(|(at, size)| (*at, *size))
+            .collect()
     }
 
     fn insert(&mut self, start: u32, length: u32) {
@@ -176,6 +180,9 @@ mod tests {
 
     #[test]
     fn an_array_with_only_the_reserved_place_has_no_space() {
-        assert_eq!((FreeRanges::new(1..1).take_lowest(), FreeRanges::new(1..0).total()), (None, 0));
+        for capacity in [0, 1] {
+            let mut free = FreeRanges::new(1..capacity);
+            assert_eq!((free.take_lowest(), free.take_best_fit(1), free.total()), (None, None, 0));
+        }
     }
 }

@@ -6,11 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::{BackendId, names::PROBE_SLOT};
 
-use super::{
-    PerFamily,
-    per_family::FAMILIES,
-    ranges::FreeRanges,
-};
+use super::{PerFamily, per_family::FAMILIES, ranges::FreeRanges};
 use crate::desired::Family;
 
 /// A range of the ring that is in use.
@@ -47,7 +43,13 @@ impl Ring {
     /// An empty ring.
     pub(crate) fn new(capacity: u32) -> Self {
         let free = FreeRanges::new(PROBE_SLOT.saturating_add(1)..capacity);
-        Self { capacity, free, extents: BTreeMap::new(), tentative: BTreeMap::new(), unpublished: BTreeSet::new() }
+        Self {
+            capacity,
+            free,
+            extents: BTreeMap::new(),
+            tentative: BTreeMap::new(),
+            unpublished: BTreeSet::new(),
+        }
     }
 
     /// A ring in which the ranges `spans` (first position, length) are in use. Overlapping ones become one extent.
@@ -227,7 +229,8 @@ mod tests {
 
     #[test]
     fn only_ranges_inside_the_ring_and_after_the_probe_are_valid() {
-        let cases = [(1, 1, true), (0, 2, false), (1, 0, false), (7, 1, true), (7, 2, false), (u32::MAX, 2, false)];
+        let cases =
+            [(1, 1, true), (0, 2, false), (1, 0, false), (7, 1, true), (7, 2, false), (u32::MAX, 2, false)];
         for (base, length, valid) in cases {
             assert_eq!(Ring::is_valid(8, base, length), valid, "{base}+{length}");
         }

@@ -64,7 +64,9 @@ impl ServiceIds {
 
     /// Takes an id found in the kernel; false if it is not to be had.
     pub(crate) fn claim(&mut self, id: u32) -> bool {
-        let Some(state) = self.states.get_mut(&id).filter(|state| state.held == Use::Orphan) else { return false };
+        let Some(state) = self.states.get_mut(&id).filter(|state| state.held == Use::Orphan) else {
+            return false;
+        };
         state.held = Use::Live;
         true
     }

@@ -354,6 +354,11 @@ fn service_op(key: Key, value: Option<ServiceValue>) -> ServiceOp {
     }
 }
 
+/// Whether the record's check word is right.
+pub fn is_whole(key: Key, value: &ServiceValue) -> bool {
+    sealed(key, *value) == *value
+}
+
 fn sealed(key: Key, value: ServiceValue) -> ServiceValue {
     match service_op(key, None) {
         ServiceOp::V4(key, _) => value.sealed(&key),

@@ -37,7 +37,7 @@ use crate::{
 /// Changes that wait to be taken in; the sources wait when there are more.
 const QUEUE: usize = 4096;
 /// First and longest pause before attaching is tried again.
-const ATTACH_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const ATTACH_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
     let loaded = config::load(&flags.into_layers())?;
@@ -114,10 +114,15 @@ impl Parts {
     }
 
     /// The loop gets a thread of its own, because writes to the kernel block. The result is ready when it has ended.
-    fn start_loop(&self, config: &Config, queue: mpsc::Receiver<Event>) -> Result<oneshot::Receiver<()>, CliError> {
+    fn start_loop(
+        &self,
+        config: &Config,
+        queue: mpsc::Receiver<Event>,
+    ) -> Result<oneshot::Receiver<()>, CliError> {
         let maps = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).clone_maps()?;
         let (metrics, progress) = (self.metrics.clone(), Arc::clone(self.readiness.progress()));
-        let reconciler = Reconciler::restore(desired_settings(config), maps, capacities(config), metrics, progress)?;
+        let reconciler =
+            Reconciler::restore(desired_settings(config), maps, capacities(config), metrics, progress)?;
         let round = Loop::new(reconciler, self.loop_settings(config));
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let (ended, loop_ended) = oneshot::channel();
@@ -148,11 +153,20 @@ impl Parts {
     }
 
     /// The result is ready when the source of objects has ended, which it must not.
-    fn start_sources(&self, config: &Config, events: mpsc::Sender<Event>) -> task::JoinHandle<Result<(), WatchError>> {
+    fn start_sources(
+        &self,
+        config: &Config,
+        events: mpsc::Sender<Event>,
+    ) -> task::JoinHandle<Result<(), WatchError>> {
         let (changes, changed) = mpsc::channel(QUEUE);
         task::spawn(addresses::run(changes.clone()));
         task::spawn(stamp(changed, events));
-        task::spawn(watch::run(self.source.clone(), config.node_name.clone(), changes, Arc::clone(&self.sources)))
+        task::spawn(watch::run(
+            self.source.clone(),
+            config.node_name.clone(),
+            changes,
+            Arc::clone(&self.sources),
+        ))
     }
 
     fn start_servers(&self, config: &Config, questions: mpsc::Sender<Event>) -> Result<(), CliError> {
@@ -228,7 +242,7 @@ async fn attach(data_plane: Arc<Mutex<DataPlane>>, readiness: Arc<Readiness>) {
             attach_and_probe(&mut handle.lock().unwrap_or_else(PoisonError::into_inner))
         });
         match attached.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(cgroup) => return announce(&readiness, cgroup),
+            Ok(cgroup) => return announce(&readiness, &cgroup),
             Err(reason) => {
                 error!(reason, "not ready; trying again in {} s", pause.as_secs());
                 readiness.set_attachment(Attachment::Failed { reason });
@@ -239,9 +253,9 @@ async fn attach(data_plane: Arc<Mutex<DataPlane>>, readiness: Arc<Readiness>) {
     }
 }
 
-fn announce(readiness: &Readiness, cgroup: String) {
+fn announce(readiness: &Readiness, cgroup: &str) {
     let report = readiness.progress().report();
-    readiness.set_attachment(Attachment::Working { cgroup: cgroup.clone() });
+    readiness.set_attachment(Attachment::Working { cgroup: cgroup.to_owned() });
     info!(cgroup, services = report.services, frontends = report.frontends, "ready");
 }
 

@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn an_unknown_flag_is_refused_with_the_nearest_one() {
-        let error = CommandLine::try_parse_from(["sheave", "agent", "--ringmax", "5"]).unwrap_err().to_string();
+        let error =
+            CommandLine::try_parse_from(["sheave", "agent", "--ringmax", "5"]).unwrap_err().to_string();
         assert!(error.contains("--ring-max"), "{error}");
     }
 

@@ -13,7 +13,7 @@ use crate::control::{Client, EventView, Reply, Request};
 pub(super) fn run(view: &View) -> Result<ExitCode, CliError> {
     let mut client = Client::ask(&view.paths.socket(), &Request::Monitor)?;
     let mut out = io::stdout().lock();
-    while let Some(reply) = client.next()? {
+    while let Some(reply) = client.reply()? {
         match reply {
             Reply::Event(event) => writeln!(out, "{}", line(&event, view.output.format)?)?,
             Reply::Monitoring => {
@@ -35,7 +35,9 @@ fn line(event: &EventView, format: Format) -> Result<String, CliError> {
     let service = event.service.as_deref().unwrap_or("-");
     let EventView { timestamp_ns, hook, verdict, protocol, frontend, pid, command, .. } = event;
     let (seconds, micros) = (timestamp_ns / 1_000_000_000, timestamp_ns / 1_000 % 1_000_000);
-    Ok(format!("{seconds}.{micros:06} {hook} {protocol} {frontend} -> {backend} {verdict} {service} {command}[{pid}]"))
+    Ok(format!(
+        "{seconds}.{micros:06} {hook} {protocol} {frontend} -> {backend} {verdict} {service} {command}[{pid}]"
+    ))
 }
 
 #[cfg(test)]

@@ -38,12 +38,17 @@ fn of_counters(observer: &Observer) -> Reading {
 }
 
 fn of_sources(sources: &[SourceStatus]) -> Vec<Reading> {
-    let ages = sources.iter().filter_map(|source| {
-        Some(labelled("source", source_name(source.source), source.age?.as_secs_f64()))
-    });
-    let restarts = sources.iter().map(|source| labelled("source", source_name(source.source), number(source.restarts)));
+    let ages = sources
+        .iter()
+        .filter_map(|source| Some(labelled("source", source_name(source.source), source.age?.as_secs_f64())));
+    let restarts =
+        sources.iter().map(|source| labelled("source", source_name(source.source), number(source.restarts)));
     vec![
-        gauge("watch_age_seconds", "Time since the last proof that what is known of a source is current", ages),
+        gauge(
+            "watch_age_seconds",
+            "Time since the last proof that what is known of a source is current",
+            ages,
+        ),
         Reading {
             name: "watch_restarts",
             help: "How often a source had to begin again after an error",
@@ -68,7 +73,11 @@ fn of_programs(programs: &[ProgramInfo]) -> Vec<Reading> {
     let verified = programs.iter().filter_map(|program| {
         Some(labelled("program", &program.name, f64::from(program.verified_instructions?)))
     });
-    vec![gauge("program_verified_instructions", "Instructions the verifier looked at when a program was loaded", verified)]
+    vec![gauge(
+        "program_verified_instructions",
+        "Instructions the verifier looked at when a program was loaded",
+        verified,
+    )]
 }
 
 fn gauge(name: &'static str, help: &'static str, values: impl Iterator<Item = Value>) -> Reading {
@@ -79,7 +88,10 @@ fn labelled(label: &'static str, text: &str, value: f64) -> Value {
     (vec![(label, text.to_owned())], value)
 }
 
-/// Metrics are floating-point numbers; counts beyond 2^53 lose their last digits.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floating-point: counts beyond 2^53 lose their last digits"
+)]
 fn number(count: u64) -> f64 {
     count as f64
 }

@@ -14,7 +14,9 @@ use super::{
     table::{bytes, table},
 };
 use crate::{
-    control::{BackendView, Client, ClientError, MapView, Reply, Request, ServiceView, StatusView, Subsystem, Views},
+    control::{
+        BackendView, Client, ClientError, MapView, Reply, Request, ServiceView, StatusView, Subsystem, Views,
+    },
     dataplane::{self, LinkStatus},
     reconcile::FrontendNames,
 };
@@ -32,7 +34,7 @@ fn ask(view: &View, request: &Request) -> Result<Answer, CliError> {
         Err(error @ ClientError::NoAgent { .. }) => return Ok(Answer::Dead(error)),
         client => client?,
     };
-    let reply = client.next()?;
+    let reply = client.reply()?;
     reply.map(Answer::Live).ok_or_else(|| CliError::Refused("the agent ended the connection".to_owned()))
 }
 
@@ -41,7 +43,11 @@ fn unexpected() -> CliError {
 }
 
 /// JSON for programs; `text` for people.
-fn print<T: Serialize + ?Sized>(output: Output, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), CliError> {
+fn print<T: Serialize + ?Sized>(
+    output: Output,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), CliError> {
     let text = match output.format {
         Format::Json => serde_json::to_string_pretty(value)? + "\n",
         Format::Text => text(value),
@@ -73,13 +79,20 @@ fn dead_status(view: &View, error: &ClientError) -> StatusView {
     match dataplane::inspect(&view.paths.pin_dir) {
         Ok(inspection) => {
             subsystems.push(programs(inspection.links()));
-            let services = inspection.dump().map(|dump| Views::new(&dump, &FrontendNames::new()).services.len());
-            let state = services.map_or_else(|error| error.to_string(), |number| format!("{number} frontends"));
+            let services =
+                inspection.dump().map(|dump| Views::new(&dump, &FrontendNames::new()).services.len());
+            let state =
+                services.map_or_else(|error| error.to_string(), |number| format!("{number} frontends"));
             subsystems.push(Subsystem { name: "maps".to_owned(), state });
         }
         Err(error) => obstacles.push(error.to_string()),
     }
-    StatusView { version: env!("CARGO_PKG_VERSION").to_owned(), obstacles, subsystems, ..StatusView::default() }
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        obstacles,
+        subsystems,
+        ..StatusView::default()
+    }
 }
 
 fn programs(links: &[LinkStatus]) -> Subsystem {
@@ -101,8 +114,7 @@ fn status_text(status: &StatusView) -> String {
         [("Not ready", &status.obstacles), ("Refused", &status.refused), ("Warnings", &status.warnings)]
     {
         if !lines.is_empty() {
-            text += &format!("\n{title}:\n");
-            lines.iter().for_each(|line| text += &format!("  {line}\n"));
+            text.push_str(&["\n", title, ":\n  ", &lines.join("\n  "), "\n"].concat());
         }
     }
     text
@@ -130,7 +142,11 @@ fn services_text(services: &[ServiceView]) -> String {
             service.frontend.clone(),
             service.protocol.clone(),
             service.scope.clone(),
-            if service.backends.is_empty() { service.when_empty.clone() } else { service.backends.len().to_string() },
+            if service.backends.is_empty() {
+                service.when_empty.clone()
+            } else {
+                service.backends.len().to_string()
+            },
         ]
     });
     table(["SERVICE", "PORT", "KIND", "FRONTEND", "PROTOCOL", "SCOPE", "BACKENDS"], rows)
@@ -157,12 +173,12 @@ pub(super) fn service(name: &str, view: &View) -> Result<ExitCode, CliError> {
 fn service_text(services: &[ServiceView]) -> String {
     let mut text = services_text(services);
     for service in services {
-        text += &format!("\n{} {} {}\n", service.frontend, service.protocol, service.scope);
+        text.push_str(&["\n", &service.frontend, " ", &service.protocol, " ", &service.scope, "\n"].concat());
         text += &field("backends", &service.backends);
         text += &field("draining", &service.draining);
         text += &field("clients", &service.source_ranges);
         if service.affinity_seconds > 0 {
-            text += &format!("  affinity  {} s\n", service.affinity_seconds);
+            text += &field("affinity", &[format!("{} s", service.affinity_seconds)]);
         }
     }
     text
@@ -255,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_service_table_shows_the_number_of_backends_or_what_a_client_gets_without() {
-        let empty = ServiceView { service: None, port_name: None, kind: None, backends: Vec::new(), ..service() };
+        let empty =
+            ServiceView { service: None, port_name: None, kind: None, backends: Vec::new(), ..service() };
         let text = services_text(&[service(), empty]);
         let expected = "\
 SERVICE    PORT  KIND       FRONTEND      PROTOCOL  SCOPE     BACKENDS
@@ -268,12 +285,21 @@ shop/cart  -     ClusterIP  10.96.0.1:80  TCP       internal  2
     #[test]
     fn a_single_service_shows_its_backends() {
         let text = service_text(&[service()]);
-        assert!(text.ends_with("\n10.96.0.1:80 TCP internal\n  backends  10.244.0.2:80 10.244.0.3:80\n"), "{text}");
+        assert!(
+            text.ends_with("\n10.96.0.1:80 TCP internal\n  backends  10.244.0.2:80 10.244.0.3:80\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_map_table_shows_a_dash_where_the_kernel_does_not_tell() {
-        let map = |used| MapView { name: "ring".into(), kind: "array".into(), used, capacity: 8, bytes: Some(2048) };
+        let map = |used| MapView {
+            name: "ring".into(),
+            kind: "array".into(),
+            used,
+            capacity: 8,
+            bytes: Some(2048),
+        };
         let expected = "\
 MAP   KIND   USED  CAPACITY  MEMORY
 ring  array  3     8         2.0 KiB
@@ -284,8 +310,12 @@ ring  array  -     8         2.0 KiB
 
     #[test]
     fn status_of_a_dead_agent_says_so_and_why() {
-        let status = StatusView { version: "1".into(), obstacles: vec!["nobody".into()], ..StatusView::default() };
+        let status =
+            StatusView { version: "1".into(), obstacles: vec!["nobody".into()], ..StatusView::default() };
         let text = status_text(&status);
-        assert!(text.contains("not running, not ready") && text.ends_with("Not ready:\n  nobody\n"), "{text}");
+        assert!(
+            text.contains("not running, not ready") && text.ends_with("Not ready:\n  nobody\n"),
+            "{text}"
+        );
     }
 }

@@ -3,7 +3,10 @@
 //! Must not know what is in the cells.
 
 /// The lines of a table under `headers`, each ended by a newline.
-pub(super) fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(
+    headers: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut lines = vec![headers.map(str::to_owned)];
     lines.extend(rows);
     let mut widths = [0; N];
@@ -16,7 +19,8 @@ pub(super) fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<
 }
 
 fn row(cells: &[String], widths: &[usize]) -> String {
-    let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    let padded: Vec<String> =
+        cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     format!("{}\n", padded.join("  ").trim_end())
 }
 
@@ -46,7 +50,8 @@ mod tests {
 
     #[test]
     fn bytes_are_told_in_the_largest_unit_that_fits() {
-        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (4 << 30, "4.0 GiB")];
+        let cases =
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (4 << 30, "4.0 GiB")];
         for (number, text) in cases {
             assert_eq!(bytes(number), text);
         }

@@ -154,12 +154,12 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Name of the variable that sets `name`.
-pub fn variable(name: &str) -> String {
+pub(super) fn variable(name: &str) -> String {
     format!("SHEAVE_{}", name.to_uppercase().replace('-', "_"))
 }
 
 /// The one of `candidates` nearest to `given`, by edit distance.
-pub fn nearest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates.min_by_key(|candidate| edit_distance(given, candidate))
 }
 

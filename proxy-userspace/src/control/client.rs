@@ -81,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// The connection broke, or the agent has no answer.
-    pub fn next(&mut self) -> Result<Option<Reply>, ClientError> {
+    pub fn reply(&mut self) -> Result<Option<Reply>, ClientError> {
         let mut line = String::new();
         if self.replies.read_line(&mut line)? == 0 {
             return Ok(None);
@@ -90,5 +90,62 @@ impl Client {
             Reply::Error(error) => Err(ClientError::Refused(error)),
             reply => Ok(Some(reply)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    /// An agent that takes one question and says `lines`.
+    fn agent(path: &Path, lines: &'static str) -> thread::JoinHandle<Request> {
+        let listener = UnixListener::bind(path).unwrap();
+        thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let mut question = String::new();
+            BufReader::new(&stream).read_line(&mut question).unwrap();
+            stream.write_all(lines.as_bytes()).unwrap();
+            serde_json::from_str(&question).unwrap()
+        })
+    }
+
+    #[test]
+    fn without_a_socket_there_is_no_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Client::ask(&folder.path().join("control.sock"), &Request::Maps).unwrap_err();
+        assert!(matches!(error, ClientError::NoAgent { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_socket_that_a_dead_agent_left_is_no_agent_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let error = Client::ask(&path, &Request::Maps).unwrap_err();
+        assert!(matches!(error, ClientError::NoAgent { .. }), "{error}");
+    }
+
+    #[test]
+    fn answers_come_one_a_line_until_the_agent_ends_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let agent = agent(&path, "\"monitoring\"\n{\"error\":\"no room\"}\n");
+        let mut client = Client::ask(&path, &Request::Monitor).unwrap();
+        assert_eq!(client.reply().unwrap(), Some(Reply::Monitoring));
+        assert!(matches!(client.reply(), Err(ClientError::Refused(reason)) if reason == "no room"));
+        assert_eq!(client.reply().unwrap(), None);
+        assert_eq!(agent.join().unwrap(), Request::Monitor);
+    }
+
+    #[test]
+    fn an_answer_of_another_version_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let agent = agent(&path, "{\"weather\":\"fine\"}\n");
+        let mut client = Client::ask(&path, &Request::Status).unwrap();
+        assert!(matches!(client.reply(), Err(ClientError::NotUnderstood(_))));
+        agent.join().unwrap();
     }
 }

@@ -132,7 +132,7 @@ impl Drop for Switch {
             match data_plane.set_monitor(false) {
                 Ok(()) => info!("monitor: the programs are silent again"),
                 Err(error) => {
-                    error!(%error, "the programs go on telling of each decision; restart the agent")
+                    error!(%error, "the programs go on telling of each decision; restart the agent");
                 }
             }
             drop(turn);

@@ -185,7 +185,7 @@ pub(super) fn program_info(name: &str, program: BorrowedFd<'_>) -> Result<Progra
     Ok(ProgramInfo {
         name: name.to_owned(),
         id: info.id,
-        tag: format!("{:016x}", u64::from_be_bytes(info.tag)),
+        tag: info.tag.iter().fold(String::new(), |tag, byte| tag + &format!("{byte:02x}")),
         verified_instructions: Some(info.verified_insns).filter(|count| *count > 0),
         bytes: Some(info.jited_prog_len.into()).filter(|bytes| *bytes > 0),
         run_count: info.run_cnt,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{reconcile::Progress, watch::WatchStatus};
 
 /// The loop shows a sign of life every 5 seconds and with each write; without one for so long it hangs.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Whether the programs are attached and were seen to work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

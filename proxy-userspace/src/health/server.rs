@@ -91,3 +91,42 @@ async fn metrics(State(exposition): State<Arc<Exposition>>) -> Response {
         _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{health::Attachment, reconcile::Progress, watch::WatchStatus};
+
+    async fn status(readiness: &Arc<Readiness>, path: &str) -> u16 {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        health_router(Arc::clone(readiness)).oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_waits_for_its_sources_is_alive_but_neither_ready_nor_healthy() {
+        let progress = Arc::new(Progress::default());
+        let readiness = Arc::new(Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), false));
+        assert_eq!(status(&readiness, "/livez").await, 200);
+        assert_eq!(status(&readiness, "/readyz").await, 503);
+        assert_eq!(status(&readiness, "/healthz").await, 503);
+        progress.succeeded();
+        readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+        assert_eq!(status(&readiness, "/healthz").await, 200);
+        assert_eq!(readiness.obstacles().len(), 3, "the sources");
+        time::advance(Duration::from_secs(61)).await;
+        assert_eq!(status(&readiness, "/livez").await, 503, "the loop shows no sign of life");
+    }
+
+    #[tokio::test]
+    async fn a_node_without_an_object_gets_no_new_traffic() {
+        let progress = Arc::new(Progress::default());
+        let readiness = Arc::new(Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), true));
+        progress.succeeded();
+        readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+        assert_eq!(status(&readiness, "/healthz").await, 503);
+        assert_eq!(status(&readiness, "/livez").await, 200);
+    }
+}

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Router, extract::State, response::Response};
+use axum::{Router, extract::State, http::HeaderName, response::Response};
 use proxy_core::model::ObjectName;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -17,6 +17,9 @@ use super::{
     server::{answer, serve},
 };
 use crate::reconcile::HealthChecks;
+
+/// How many endpoints the node has, for load balancers that weigh nodes.
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// One port's server. Ends when dropped.
 struct Server {
@@ -80,5 +83,41 @@ fn start(port: u16, shared: Shared) -> Server {
 async fn respond(State(shared): State<Shared>) -> Response {
     let local = shared.checks.borrow().get(&shared.service).map_or(0, |check| check.local_ready);
     let healthy = shared.readiness.is_healthy();
-    answer(healthy && local > 0, body::service(&shared.service, local, healthy))
+    let mut response = answer(healthy && local > 0, body::service(&shared.service, local, healthy));
+    response.headers_mut().insert(WEIGHT, local.into());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use proxy_core::desired::HealthCheck;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{health::Attachment, reconcile::Progress, watch::WatchStatus};
+
+    async fn ask(shared: &Shared) -> Response {
+        let router = Router::new().fallback(respond).with_state(shared.clone());
+        router.oneshot(Request::post("/any/path").body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_with_an_endpoint_of_its_own_is_healthy_as_long_as_the_agent_is() {
+        let service = ObjectName::new("shop", "cart");
+        let checks = |local_ready| {
+            Arc::new(HealthChecks::from([(service.clone(), HealthCheck { port: 32_000, local_ready })]))
+        };
+        let (sender, receiver) = watch::channel(checks(2));
+        let progress = Arc::new(Progress::default());
+        let readiness = Arc::new(Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), false));
+        let shared = Shared { service: service.clone(), checks: receiver, readiness: Arc::clone(&readiness) };
+        assert_eq!(ask(&shared).await.status(), 503, "the agent is not healthy yet");
+        progress.succeeded();
+        readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+        let response = ask(&shared).await;
+        assert_eq!((response.status().as_u16(), response.headers()[WEIGHT].to_str().unwrap()), (200, "2"));
+        sender.send_replace(checks(0));
+        assert_eq!(ask(&shared).await.status(), 503);
+    }
 }

@@ -72,6 +72,9 @@ pub struct Loop<M> {
     pace: Pace,
     quiet: Quiet,
     grace: Option<JoinHandle<Epoch>>,
+    /// Something was written since the last grace period began. Without this a place that cannot be cleared before
+    /// the next write would be waited for again and again.
+    wants_grace: bool,
     audit_due: Option<Instant>,
     /// When the changes arrived that are not yet written.
     received: Vec<Instant>,
@@ -87,6 +90,7 @@ impl<M: LbMaps> Loop<M> {
             pace,
             quiet: Quiet::default(),
             grace: None,
+            wants_grace: false,
             audit_due: None,
             received: Vec::new(),
         }
@@ -111,7 +115,8 @@ impl<M: LbMaps> Loop<M> {
 
     fn next_wakeup(&self) -> Instant {
         let heartbeat = Instant::now() + HEARTBEAT;
-        [self.pace.due(), self.audit_due].into_iter().flatten().fold(heartbeat, Instant::min)
+        // An audit waits until what is due is written.
+        self.pace.due().or(self.audit_due).map_or(heartbeat, |due| due.min(heartbeat))
     }
 
     fn take_in(&mut self, event: Event, events: &mut mpsc::Receiver<Event>) {
@@ -158,6 +163,7 @@ impl<M: LbMaps> Loop<M> {
 
     fn sync(&mut self, start: Instant) {
         let first = !self.reconciler.is_synced();
+        self.wants_grace = true;
         let (warnings, result) = self.reconciler.sync();
         warnings.iter().for_each(|warning| self.warn(warning));
         match result {
@@ -204,7 +210,7 @@ impl<M: LbMaps> Loop<M> {
     }
 
     fn start_grace(&mut self) {
-        if self.grace.is_some() {
+        if self.grace.is_some() || !std::mem::take(&mut self.wants_grace) {
             return;
         }
         if let Some(epoch) = self.reconciler.seal_epoch() {
@@ -228,6 +234,9 @@ impl<M: LbMaps> Loop<M> {
 
     fn audit(&mut self) {
         self.plan_audit();
+        // Epochs sealed before an audit mean nothing after it: what was freed waits for a grace period that begins then.
+        self.grace = None;
+        self.wants_grace = true;
         match self.reconciler.audit() {
             Ok(repaired) => self.audited(repaired),
             Err(error) => self.failed(&error),

@@ -92,7 +92,7 @@ impl Progress {
     }
 
     /// All that is wanted was written.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         let mut state = self.state();
         state.last_success = Some(SystemTime::now());
         state.error = None;

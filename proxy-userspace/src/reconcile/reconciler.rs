@@ -51,6 +51,9 @@ pub enum SyncError {
     /// A write failed.
     #[error("{}", chain(.0))]
     Write(ApplyError),
+    /// Every Service is written, but what nobody wants may still be there.
+    #[error("what no Service wants may not all be removed yet")]
+    Incomplete,
     /// The maps could not be read.
     #[error("cannot read the maps back: {}", chain(.0))]
     Read(ApplyError),
@@ -77,10 +80,10 @@ pub struct Reconciler<M> {
     pending: BTreeMap<ObjectName, Option<DesiredService>>,
     /// Do not fit; what they have in the kernel stays.
     refused: BTreeMap<ObjectName, (DesiredService, Refusal)>,
+    /// Writes that failed since the last plan; at most a few, as a failure ends a plan.
+    stuck: Vec<MapOp>,
     /// Everything has to be planned: at the start, and until that succeeded.
     full_due: bool,
-    /// A grace period passed, and the places it freed are not all cleared.
-    uncleared: Option<Epoch>,
     /// Frontends by Service.
     frontends: BTreeMap<ObjectName, usize>,
     health_checks: HealthChecks,
@@ -110,8 +113,8 @@ impl<M: LbMaps> Reconciler<M> {
             maps,
             pending: BTreeMap::new(),
             refused: BTreeMap::new(),
+            stuck: Vec::new(),
             full_due: true,
-            uncleared: None,
             frontends: BTreeMap::new(),
             health_checks: HealthChecks::new(),
             warnings: BTreeSet::new(),
@@ -148,9 +151,8 @@ impl<M: LbMaps> Reconciler<M> {
     pub fn sync(&mut self) -> (Vec<Warning>, Result<(), SyncError>) {
         let fresh = self.absorb();
         let written = if self.full_due { self.sync_full() } else { self.sync_changed() };
-        let cleared = self.clear();
         self.report();
-        (fresh, written.and(cleared))
+        (fresh, written)
     }
 
     /// Reads the maps back and repairs what is not as it should be. Returns how many writes that took.
@@ -178,10 +180,12 @@ impl<M: LbMaps> Reconciler<M> {
     /// Frees what nobody can reach any more. Returns whether Services that did not fit should be tried again.
     ///
     /// # Errors
-    /// A place could not be cleared; the next [`Reconciler::sync`] tries again.
+    /// A place could not be cleared; it is offered again after a later grace period.
     pub fn grace_passed(&mut self, epoch: Epoch) -> Result<bool, SyncError> {
-        self.uncleared = Some(epoch);
-        self.clear()?;
+        let ops = self.planner.grace_passed(epoch);
+        let cleared = self.apply(&ops);
+        self.report();
+        cleared?;
         let again = self.refused.iter().map(|(name, (wanted, _))| (name.clone(), Some(wanted.clone())));
         for (name, wanted) in again {
             self.pending.entry(name).or_insert(wanted);
@@ -237,82 +241,87 @@ impl<M: LbMaps> Reconciler<M> {
     /// Plans everything. Only if every write of the plan succeeded is it known that nothing unwanted is left.
     fn sync_full(&mut self) -> Result<(), SyncError> {
         let wanted = self.engine.all();
+        self.stuck.clear();
         let plan = self.planner.plan_full(&wanted);
         let changed = wanted.into_iter().map(|(name, service)| (name, Some(service))).collect();
         self.note_refused(&changed, &plan.refused);
         let written = self.apply(&plan.ops);
         self.full_due = written.is_err();
         self.pending.clear();
-        if written.is_err() {
-            self.pending = changed;
-            // Whatever fails again is planned again with everything else.
-            let _ = self.sync_one_by_one();
-        }
-        written
+        let Err(error) = written else { return Ok(()) };
+        self.pending = changed;
+        // Even if this succeeds, everything is planned again: what is unwanted may still be there.
+        Err(self.sync_one_by_one(error).err().unwrap_or(SyncError::Incomplete))
     }
 
-    /// Plans what changed. If a write fails, the Services are tried one by one, so that the one it failed for holds
-    /// up no other.
+    /// Plans what changed, and what an earlier plan left over.
     fn sync_changed(&mut self) -> Result<(), SyncError> {
         let changed = std::mem::take(&mut self.pending);
-        if changed.is_empty() {
+        if changed.is_empty() && self.stuck.is_empty() {
             return Ok(());
         }
+        self.stuck.clear();
         let plan = self.planner.plan(&changed);
         self.note_refused(&changed, &plan.refused);
         let Err(error) = self.apply(&plan.ops) else { return Ok(()) };
         self.pending = changed;
-        if self.pending.len() > 1 { self.sync_one_by_one() } else { Err(error) }
+        self.sync_one_by_one(error)
     }
 
-    fn sync_one_by_one(&mut self) -> Result<(), SyncError> {
-        let mut result = Ok(());
+    /// After `error`, tries the pending Services one by one, so that the one it happened for holds up no other.
+    fn sync_one_by_one(&mut self, mut error: SyncError) -> Result<(), SyncError> {
         let mut in_a_row = 0;
         for (name, wanted) in std::mem::take(&mut self.pending) {
             let one = BTreeMap::from([(name, wanted)]);
             let written = if in_a_row < HOPELESS { self.sync_one(&one) } else { Err(None) };
             match written {
                 Ok(()) => in_a_row = 0,
-                Err(error) => {
+                Err(latest) => {
                     in_a_row += 1;
                     self.pending.extend(one);
-                    result = error.map_or(result, Err);
+                    error = latest.unwrap_or(error);
                 }
             }
         }
-        result
+        if self.pending.is_empty() && self.stuck.is_empty() { Ok(()) } else { Err(error) }
     }
 
+    /// Plans one Service. Its plan has what earlier plans left over as well: a write of that kind that fails again is
+    /// left out, as the Service does not depend on it.
     fn sync_one(
         &mut self,
         one: &BTreeMap<ObjectName, Option<DesiredService>>,
     ) -> Result<(), Option<SyncError>> {
         let plan = self.planner.plan(one);
         self.note_refused(one, &plan.refused);
-        self.apply(&plan.ops).map_err(Some)
-    }
-
-    /// Performs writes until one fails.
-    fn apply(&mut self, ops: &[MapOp]) -> Result<(), SyncError> {
-        for op in ops {
-            self.maps.apply(op).map_err(|error| {
-                self.metrics.sync_errors.inc();
-                SyncError::Write(error)
-            })?;
-            self.planner.commit(op);
-            self.left.extend(self.ledger.commit(op));
-            self.metrics.map_writes.get_or_create(&[("op", kind(op))]).inc();
-            self.progress.beat();
+        for op in &plan.ops {
+            let failed_before = self.stuck.contains(op);
+            match self.write(op) {
+                Err(_) if failed_before => {}
+                Err(error) => return Err(Some(error)),
+                Ok(()) => self.stuck.retain(|stuck| stuck != op),
+            }
         }
         Ok(())
     }
 
-    /// Clears the places that the last grace period freed.
-    fn clear(&mut self) -> Result<(), SyncError> {
-        let Some(epoch) = self.uncleared else { return Ok(()) };
-        let ops = self.planner.grace_passed(epoch);
-        self.apply(&ops)?;
-        self.uncleared = None;
+    /// Performs writes until one fails.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), SyncError> {
+        ops.iter().try_for_each(|op| self.write(op))
+    }
+
+    fn write(&mut self, op: &MapOp) -> Result<(), SyncError> {
+        self.progress.beat();
+        if let Err(error) = self.maps.apply(op) {
+            self.metrics.sync_errors.inc();
+            if !self.stuck.contains(op) {
+                self.stuck.push(op.clone());
+            }
+            return Err(SyncError::Write(error));
+        }
+        self.planner.commit(op);
+        self.left.extend(self.ledger.commit(op));
+        self.metrics.map_writes.get_or_create(&[("op", kind(op))]).inc();
         Ok(())
     }
 

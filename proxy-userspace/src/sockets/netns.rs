@@ -3,7 +3,7 @@
 //! Must not know what is done in them.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -15,41 +15,53 @@ const PROCESSES: &str = "/proc";
 /// Namespaces with a name, which live without a process (`ip netns`, container runtimes).
 const NAMED: &str = "/run/netns";
 
-/// Opens each namespace once: our own, those of all processes that we see, and the named ones. A namespace that ends
-/// while it is looked for is left out.
-pub(super) fn all() -> Vec<File> {
-    let mut candidates = vec![Path::new(PROCESSES).join("self/ns/net")];
-    candidates.extend(processes());
-    candidates.extend(entries(Path::new(NAMED)));
-    distinct(candidates)
+/// Finds namespaces, each once: a namespace is known by device and inode. One that ends while it is looked for is left
+/// out. What only a descriptor keeps alive cannot be found.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    seen: BTreeSet<(u64, u64)>,
+}
+
+impl Namespaces {
+    /// Our own, those of all processes that we see, and the named ones.
+    pub(super) fn of_processes(&mut self) -> Vec<File> {
+        let mut candidates = vec![Path::new(PROCESSES).join("thread-self/ns/net")];
+        candidates.extend(processes().into_iter().map(|process| process.join("ns/net")));
+        candidates.extend(entries(Path::new(NAMED)));
+        self.open_new(candidates)
+    }
+
+    /// Those of single threads: network agents enter the namespaces of others with one of theirs.
+    pub(super) fn of_threads(&mut self) -> Vec<File> {
+        let threads = processes().into_iter().flat_map(|process| entries(&process.join("task")));
+        self.open_new(threads.map(|thread| thread.join("ns/net")))
+    }
+
+    fn open_new(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Vec<File> {
+        let mut opened = Vec::new();
+        for path in paths {
+            let Ok(identity) = identify(&path) else { continue };
+            if !self.seen.contains(&identity)
+                && let Ok(file) = File::open(&path)
+            {
+                self.seen.insert(identity);
+                opened.push(file);
+            }
+        }
+        opened
+    }
 }
 
 fn processes() -> Vec<PathBuf> {
+    let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     let mut paths = entries(Path::new(PROCESSES));
-    let numeric = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
-    };
-    paths.retain(numeric);
-    paths.into_iter().map(|path| path.join("ns/net")).collect()
+    paths.retain(|path| path.file_name().is_some_and(is_number));
+    paths
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
     let listing = fs::read_dir(directory).into_iter().flatten();
     listing.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// Opens only the first path to each file: a namespace is known by device and inode.
-fn distinct(paths: Vec<PathBuf>) -> Vec<File> {
-    let mut found = BTreeMap::new();
-    for path in paths {
-        let Ok(identity) = identify(&path) else { continue };
-        if let std::collections::btree_map::Entry::Vacant(place) = found.entry(identity)
-            && let Ok(file) = File::open(&path)
-        {
-            place.insert(file);
-        }
-    }
-    found.into_values().collect()
 }
 
 fn identify(path: &Path) -> io::Result<(u64, u64)> {
@@ -66,11 +78,13 @@ mod tests {
         let own = identify(Path::new("/proc/self/ns/net")).unwrap();
         let same =
             |file: &File| file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == own);
-        assert_eq!(all().iter().filter(|file| same(file)).count(), 1);
+        let mut namespaces = Namespaces::default();
+        assert_eq!(namespaces.of_processes().iter().filter(|file| same(file)).count(), 1);
+        assert_eq!(namespaces.of_threads().iter().filter(|file| same(file)).count(), 0);
     }
 
     #[test]
     fn a_path_that_is_gone_is_left_out() {
-        assert!(distinct(vec!["/proc/self/ns/none".into()]).is_empty());
+        assert!(Namespaces::default().open_new(["/proc/self/ns/none".into()]).is_empty());
     }
 }

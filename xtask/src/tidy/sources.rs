@@ -98,7 +98,7 @@ impl Sources {
         let relative = file.strip_prefix(&self.root).unwrap_or(file).to_string_lossy().into_owned();
         let source = Source::new(relative, text, is_test)?;
         let folder = if owns_folder { file.with_file_name("") } else { file.with_extension("") };
-        let declared = declared_modules(&source.syntax.items, &folder, is_test);
+        let declared = declared_modules(&source.syntax.items, &file.with_file_name(""), &folder, is_test);
         self.reached.insert(file.to_path_buf(), source);
         for module in declared {
             if let Some(found) = module.candidates.iter().find(|candidate| candidate.exists()) {
@@ -135,7 +135,9 @@ struct Declared {
     is_test: bool,
 }
 
-fn declared_modules(items: &[Item], folder: &Path, is_test: bool) -> Vec<Declared> {
+/// The modules that items declare. `beside`: where `#[path]` starts, which is the file's own folder unless the
+/// declaration stands in an inline module; `folder`: where the others lie.
+fn declared_modules(items: &[Item], beside: &Path, folder: &Path, is_test: bool) -> Vec<Declared> {
     let modules =
         items.iter().filter_map(|item| if let Item::Mod(module) = item { Some(module) } else { None });
     modules
@@ -143,9 +145,12 @@ fn declared_modules(items: &[Item], folder: &Path, is_test: bool) -> Vec<Declare
             let is_test = is_test || syntax::is_cfg_test(&module.attrs);
             let name = module.ident.to_string();
             match (&module.content, syntax::path_attribute(&module.attrs)) {
-                (Some((_, items)), _) => declared_modules(items, &folder.join(name), is_test),
+                (Some((_, items)), _) => {
+                    let inner = folder.join(name);
+                    declared_modules(items, &inner, &inner, is_test)
+                }
                 (None, Some(path)) => {
-                    vec![Declared { candidates: vec![folder.join(path)], by_path: true, is_test }]
+                    vec![Declared { candidates: vec![beside.join(path)], by_path: true, is_test }]
                 }
                 (None, None) => {
                     let candidates =
@@ -235,8 +240,9 @@ mod tests {
     fn modules_are_found_wherever_rust_allows_them() {
         let files = [
             ("src/lib.rs", "mod a; mod b; mod inner { mod c; } #[path = \"else/where.rs\"] mod d;"),
-            ("src/a.rs", "mod deep;"),
+            ("src/a.rs", "mod deep; #[cfg(test)] #[path = \"a_tests.rs\"] mod tests;"),
             ("src/a/deep.rs", ""),
+            ("src/a_tests.rs", ""),
             ("src/b/mod.rs", "mod beside;"),
             ("src/b/beside.rs", ""),
             ("src/inner/c.rs", ""),

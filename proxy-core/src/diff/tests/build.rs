@@ -6,8 +6,8 @@ use proxy_common::{Protocol, Scope};
 
 use crate::{
     desired::{
-        Backend, BackendLists, DesiredService, DesiredServicePort, Family, Frontend, FrontendKey, FrontendKind, ListKind,
-        ServicePortName, WhenEmpty,
+        Backend, BackendLists, DesiredService, DesiredServicePort, Family, Frontend, FrontendKey,
+        FrontendKind, ListKind, ServicePortName, WhenEmpty,
     },
     model::ObjectName,
 };
@@ -27,7 +27,12 @@ pub(super) fn backend(family: Family, last: u8) -> Backend {
 /// A ClusterIP frontend: internal, on an address that it owns.
 pub(super) fn cluster_ip(address: &str, port: u16) -> Frontend {
     Frontend {
-        key: FrontendKey { address: address.parse().unwrap(), port, protocol: Protocol::Tcp, scope: Scope::Internal },
+        key: FrontendKey {
+            address: address.parse().unwrap(),
+            port,
+            protocol: Protocol::Tcp,
+            scope: Scope::Internal,
+        },
         kind: FrontendKind::ClusterIp,
         list: ListKind::Cluster,
         when_empty: WhenEmpty::Reject,
@@ -47,7 +52,13 @@ pub(super) fn external(address: &str, port: u16) -> Frontend {
 }
 
 /// One port; backends are given by the last byte of their address.
-pub(super) fn port(port_name: &str, frontends: Vec<Frontend>, cluster: &[u8], local: &[u8], keep: &[u8]) -> DesiredServicePort {
+pub(super) fn port(
+    port_name: &str,
+    frontends: Vec<Frontend>,
+    cluster: &[u8],
+    local: &[u8],
+    keep: &[u8],
+) -> DesiredServicePort {
     let family = frontends.first().map_or(Family::V4, |frontend| Family::of(frontend.key.address));
     let set = |ids: &[u8]| ids.iter().map(|last| backend(family, *last)).collect();
     DesiredServicePort {

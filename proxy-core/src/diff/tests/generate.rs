@@ -17,23 +17,24 @@ impl Random {
     }
 
     /// A number below `limit`.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+        let bits = u32::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32).unwrap();
+        bits as usize % limit
     }
 
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    fn some_of(&mut self, all: u8, percent: u64) -> Vec<u8> {
+    fn some_of(&mut self, all: u8, percent: usize) -> Vec<u8> {
         (1..=all).filter(|_| self.chance(percent)).collect()
     }
 }
 
-const SERVICES: u64 = 5;
+const SERVICES: usize = 5;
 
 /// A cluster in which no two Services claim one frontend, but share addresses and backends.
 pub(super) fn cluster(random: &mut Random) -> Wanted {
@@ -73,7 +74,7 @@ pub(super) fn next(random: &mut Random, before: &Wanted) -> Wanted {
     wanted
 }
 
-fn one_service(random: &mut Random, index: u64, contests: bool) -> DesiredService {
+fn one_service(random: &mut Random, index: usize, contests: bool) -> DesiredService {
     let mut ports = Vec::new();
     for number in 0..=random.below(2) {
         for family in [Family::V4, Family::V6] {
@@ -85,8 +86,14 @@ fn one_service(random: &mut Random, index: u64, contests: bool) -> DesiredServic
     service(ports)
 }
 
-fn one_port(random: &mut Random, index: u64, number: u64, family: Family, contests: bool) -> DesiredServicePort {
-    let (percent, keepers) = (*[0, 20, 60].get(random.below(3) as usize).unwrap(), random.chance(50));
+fn one_port(
+    random: &mut Random,
+    index: usize,
+    number: usize,
+    family: Family,
+    contests: bool,
+) -> DesiredServicePort {
+    let (percent, keepers) = ([0, 20, 60][random.below(3)], random.chance(50));
     let cluster = random.some_of(6, percent);
     let local = if random.chance(30) { cluster.clone() } else { random.some_of(6, percent) };
     let mut keep = random.some_of(8, 20);
@@ -99,14 +106,20 @@ fn one_port(random: &mut Random, index: u64, number: u64, family: Family, contes
     port
 }
 
-fn frontends(random: &mut Random, index: u64, number: u64, family: Family, contests: bool) -> Vec<Frontend> {
+fn frontends(
+    random: &mut Random,
+    index: usize,
+    number: usize,
+    family: Family,
+    contests: bool,
+) -> Vec<Frontend> {
     let address = |v4: &str, v6: &str| if family == Family::V4 { v4.to_owned() } else { v6.to_owned() };
     let own = address(&format!("10.96.0.{index}"), &format!("fd01::{index}"));
     let neighbour = (index + 1) % SERVICES;
     let neighbours = address(&format!("10.96.0.{neighbour}"), &format!("fd01::{neighbour}"));
     let node = address("192.0.2.1", "2001:db8::1");
-    let unique = 10_000 + (index * 10 + number) as u16;
-    let mut frontends = vec![cluster_ip(&own, 80 + number as u16)];
+    let unique = 10_000 + u16::try_from(index * 10 + number).unwrap();
+    let mut frontends = vec![cluster_ip(&own, if number == 0 { 80 } else { 81 })];
     if random.chance(30) {
         frontends[0].list = ListKind::Local;
     }
@@ -120,8 +133,10 @@ fn frontends(random: &mut Random, index: u64, number: u64, family: Family, conte
     if random.chance(40) {
         let mut balancer = external(&address("203.0.113.7", "2001:db8::7"), unique);
         let prefixes = random.some_of(4, 40);
-        balancer.source_ranges =
-            prefixes.iter().map(|p| address(&format!("10.{p}.0.0/16"), &format!("fd0{p}::/16")).parse().unwrap()).collect();
+        balancer.source_ranges = prefixes
+            .iter()
+            .map(|p| address(&format!("10.{p}.0.0/16"), &format!("fd0{p}::/16")).parse().unwrap())
+            .collect();
         balancer.when_empty = if random.chance(50) { WhenEmpty::Reject } else { WhenEmpty::Drop };
         frontends.push(balancer);
     }

@@ -6,7 +6,7 @@ use super::{
     world::{Wanted, World, changes},
 };
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 25;
 const STEPS: usize = 12;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_plan_that_was_dropped_halfway_leaves_nothing_behind() {
         let mut world = World::new(ROOMY);
         let mut done = Wanted::new();
         let mut wanted = cluster(&mut random);
-        world.full(&wanted, random.below(30) as usize);
+        world.full(&wanted, random.below(30));
         // Services stay dirty until a plan went through.
         let mut dirty = changes(&done, &wanted);
         for _ in 0..STEPS {
@@ -44,14 +44,14 @@ fn a_plan_that_was_dropped_halfway_leaves_nothing_behind() {
             dirty.extend(changes(&wanted, &after));
             wanted = after;
             let plan = world.planner.plan(&dirty);
-            let writes = random.below(plan.ops.len() as u64 * 2 + 1) as usize;
+            let writes = random.below(plan.ops.len() * 2 + 1);
             world.perform(&plan.ops, &wanted, writes);
             if writes >= plan.ops.len() {
                 dirty.clear();
                 done = wanted.clone();
             }
             if random.chance(50) {
-                world.grace(&wanted, random.below(5) as usize);
+                world.grace(&wanted, random.below(5));
             }
         }
         world.change(&done, &wanted, 0);
@@ -68,10 +68,10 @@ fn a_killed_agent_goes_on_wherever_it_was() {
         let mut world = World::new(ROOMY);
         let mut wanted = cluster(&mut random);
         for _ in 0..STEPS {
-            let length = world.planner.clone().plan_full(&wanted).ops.len() as u64;
-            world.full(&wanted, random.below(length + 3) as usize);
+            let length = world.planner.clone().plan_full(&wanted).ops.len();
+            world.full(&wanted, random.below(length + 3));
             if random.chance(30) {
-                world.grace(&wanted, random.below(5) as usize);
+                world.grace(&wanted, random.below(5));
             }
             world.restart();
             wanted = next(&mut random, &wanted);

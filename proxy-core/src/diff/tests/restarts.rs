@@ -170,7 +170,7 @@ fn what_nothing_refers_to_is_cleared_or_forgotten() {
     world.full(&state, usize::MAX);
     let stray = BackendValue::sealed(9, std::net::Ipv4Addr::new(10, 9, 9, 9).into(), PortBe::from_host(1), 6);
     world.kernel.backends4.insert(9, stray);
-    world.kernel.ranges.insert((77, "10.0.0.0/8".parse().unwrap()), ());
+    world.kernel.ranges.insert((77, "10.0.0.0/8".parse().unwrap()));
     let key = RecordKey { port: 0, protocol: 0, ..RecordKey::from(&cluster_ip("10.96.0.99", 80).key) };
     let crate::diff::ServiceOp::V4(key, _) = key.write(None) else { unreachable!() };
     let value = *world.kernel.services4.values().next().unwrap();
@@ -187,13 +187,29 @@ fn of_two_places_with_the_same_backend_one_remains() {
     let state = wanted(&[("a", simple("10.96.0.1", &[1])), ("b", simple("10.96.0.2", &[1]))]);
     let mut world = World::new(ROOMY);
     world.full(&state, usize::MAX);
-    let twin = BackendValue::sealed(5, std::net::Ipv4Addr::new(10, 244, 0, 1).into(), PortBe::from_host(8080), 6);
+    let twin =
+        BackendValue::sealed(5, std::net::Ipv4Addr::new(10, 244, 0, 1).into(), PortBe::from_host(8080), 6);
     world.kernel.backends4.insert(5, twin);
     world.kernel.ring[2] = 5;
     world.restart();
     world.full(&state, usize::MAX);
     world.settle(&state);
     assert_eq!(world.kernel.backends4.keys().collect::<Vec<_>>(), [&1]);
+}
+
+#[test]
+fn a_backend_in_use_is_not_moved_to_a_stray_place_that_holds_the_same() {
+    let state = wanted(&[("a", simple("10.96.0.1", &[1]))]);
+    let mut world = World::new(ROOMY);
+    world.full(&state, usize::MAX);
+    let twin =
+        BackendValue::sealed(5, std::net::Ipv4Addr::new(10, 244, 0, 1).into(), PortBe::from_host(8080), 6);
+    world.kernel.backends4.insert(5, twin);
+    world.kernel.ring[1] = 5;
+    world.restart();
+    assert_eq!(world.full(&state, usize::MAX).ops, []);
+    world.settle(&state);
+    assert_eq!(world.kernel.backends4.keys().collect::<Vec<_>>(), [&5]);
 }
 
 #[test]
@@ -232,7 +248,8 @@ fn new_ids_and_generations_go_on_after_those_in_the_kernel() {
     world.restart();
     let two = wanted(&[("a", simple("10.96.0.1", &[1])), ("c", simple("10.96.0.3", &[1]))]);
     world.full(&two, usize::MAX);
-    let values: Vec<_> = world.kernel.services4.values().map(|value| (value.service_id, value.generation)).collect();
+    let values: Vec<_> =
+        world.kernel.services4.values().map(|value| (value.service_id, value.generation)).collect();
     assert_eq!(values, [(0, 0), (1, 1), (0, 0), (3, 2)]);
     let mut ids: Vec<u32> = world.planner.service_ids().collect();
     assert_eq!(ids, [1, 2, 3]);

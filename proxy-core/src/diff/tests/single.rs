@@ -64,7 +64,10 @@ fn writes_come_in_the_order_of_what_they_refer_to() {
         ["backend", "backend", "ring", "ring", "range+", "address", "address", "record", "record"]
     );
     let change = world.change(&one, &two, usize::MAX);
-    assert_eq!(stages(&change), ["backend", "ring", "ring", "range+", "record", "record", "record-", "range-"]);
+    assert_eq!(
+        stages(&change),
+        ["backend", "ring", "ring", "range+", "record", "record", "record-", "range-"]
+    );
     let end = world.change(&two, &Wanted::new(), usize::MAX);
     assert_eq!(stages(&end), ["record-", "record-", "address-", "address-", "range-"]);
     world.settle(&Wanted::new());
@@ -74,7 +77,8 @@ fn writes_come_in_the_order_of_what_they_refer_to() {
 #[test]
 fn a_backend_change_is_published_by_one_record() {
     let mut world = World::new(ROOMY);
-    let (one, two) = (wanted(&[("a", simple("10.96.0.1", &[1, 2]))]), wanted(&[("a", simple("10.96.0.1", &[2, 3]))]));
+    let (one, two) =
+        (wanted(&[("a", simple("10.96.0.1", &[1, 2]))]), wanted(&[("a", simple("10.96.0.1", &[2, 3]))]));
     world.full(&one, usize::MAX);
     assert_eq!(stages(&world.change(&one, &two, usize::MAX)), ["backend", "ring", "record"]);
     assert_eq!(world.kernel.text(), "10.96.0.1:80/TCP internal -> 10.244.0.2:8080 10.244.0.3:8080\n");
@@ -168,7 +172,10 @@ fn generations_grow_with_the_list_and_name_one_list_only() {
     let inside = cluster_ip("10.96.0.1", 80);
     let outside = external("192.0.2.1", 443);
     let state = |cluster: &[u8], local: &[u8]| {
-        wanted(&[("a", service(vec![port("http", vec![inside.clone(), outside.clone()], cluster, local, &[])]))])
+        wanted(&[(
+            "a",
+            service(vec![port("http", vec![inside.clone(), outside.clone()], cluster, local, &[])]),
+        )])
     };
     let steps = [
         (state(&[1, 2], &[1]), (1, 2)),
@@ -192,12 +199,17 @@ fn a_frontend_added_to_a_list_shares_its_range_and_generation() {
     let mut world = World::new(ROOMY);
     let first = cluster_ip("10.96.0.1", 80);
     let second = Frontend { owns_address: false, ..cluster_ip("192.0.2.1", 30_080) };
-    let state = |frontends: Vec<Frontend>| wanted(&[("a", service(vec![port("http", frontends, &[1, 2], &[], &[3])]))]);
+    let state = |frontends: Vec<Frontend>| {
+        wanted(&[("a", service(vec![port("http", frontends, &[1, 2], &[], &[3])]))])
+    };
     let (one, two) = (state(vec![first.clone()]), state(vec![first.clone(), second.clone()]));
     world.full(&one, usize::MAX);
     assert_eq!(stages(&world.change(&one, &two, usize::MAX)), ["address", "record"]);
     let (a, b) = (value(&world, &first), value(&world, &second));
-    assert_eq!((a.ring_base, a.ring_len, a.keep_len, a.generation), (b.ring_base, b.ring_len, b.keep_len, b.generation));
+    assert_eq!(
+        (a.ring_base, a.ring_len, a.keep_len, a.generation),
+        (b.ring_base, b.ring_len, b.keep_len, b.generation)
+    );
     assert_eq!((a.ring_len, a.keep_len), (2, 1));
     world.settle(&two);
 }
@@ -253,7 +265,10 @@ fn endpoints_that_only_keep_their_flows_follow_the_selectable() {
     world.full(&one, usize::MAX);
     let value = value(&world, &frontend);
     assert_eq!((value.ring_len, value.keep_len, value.flags), (0, 2, ServiceFlags::REJECT_WHEN_EMPTY));
-    assert_eq!(world.kernel.text(), "10.96.0.1:80/TCP internal -> reject keep 10.244.0.2:8080 10.244.0.4:8080\n");
+    assert_eq!(
+        world.kernel.text(),
+        "10.96.0.1:80/TCP internal -> reject keep 10.244.0.2:8080 10.244.0.4:8080\n"
+    );
     world.settle(&one);
 }
 
@@ -272,7 +287,8 @@ fn a_refused_service_keeps_all_of_its_old_version() {
         world.full(&one, usize::MAX);
         let before = world.kernel.clone();
         let plan = world.change(&one, &two, usize::MAX);
-        let refused: Vec<_> = plan.refused.iter().map(|r| (r.map, r.needed, r.available, r.capacity)).collect();
+        let refused: Vec<_> =
+            plan.refused.iter().map(|r| (r.map, r.needed, r.available, r.capacity)).collect();
         assert_eq!((refused, plan.ops), (vec![figures], vec![]));
         assert_eq!(world.kernel, before);
         // Also by the agent's next life, which has to find out what is whose.
@@ -301,10 +317,45 @@ fn each_map_refuses_what_does_not_fit() {
     for (capacities, desired, figures) in cases {
         let mut world = World::new(capacities);
         let plan = world.planner.plan_full(&wanted(&[("a", desired), ("b", service(vec![]))]));
-        let refused: Vec<_> = plan.refused.iter().map(|r| (r.map, r.needed, r.available, r.capacity)).collect();
+        let refused: Vec<_> =
+            plan.refused.iter().map(|r| (r.map, r.needed, r.available, r.capacity)).collect();
         assert_eq!((refused, plan.ops), (vec![figures], vec![]));
         world.settle(&Wanted::new());
     }
+}
+
+#[test]
+fn a_full_map_does_not_keep_a_service_from_changing_what_it_has() {
+    let mut world = World::new(Capacities { services: 3, source_ranges: 1, ..ROOMY });
+    let state = |backends: &[u8]| {
+        let mut balancer = external("192.0.2.1", 80);
+        balancer.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+        let beside = Frontend { list: ListKind::Cluster, ..external("192.0.2.1", 81) };
+        wanted(&[("a", service(vec![port("http", vec![balancer, beside], backends, backends, &[])]))])
+    };
+    let (one, two) = (state(&[1, 2]), state(&[2]));
+    world.full(&one, usize::MAX);
+    assert_eq!(world.planner.usage().services4, 3);
+    assert_eq!(world.change(&one, &two, usize::MAX).refused, []);
+    world.settle(&two);
+}
+
+#[test]
+fn an_audit_leaves_a_refused_service_what_it_has() {
+    let state = |at: u16, backends: &[u8]| {
+        let mut balancer = external("192.0.2.1", at);
+        balancer.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+        wanted(&[("a", service(vec![port("http", vec![balancer], &[], backends, &[])]))])
+    };
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let (one, two) = (state(443, &[1]), state(444, &[2, 3, 4]));
+    world.full(&one, usize::MAX);
+    assert_eq!(world.change(&one, &two, usize::MAX).refused.len(), 1);
+    let dump = world.kernel.dump();
+    world.planner.reload(&dump);
+    let plan = world.planner.plan_full(&two);
+    assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
+    world.settle(&one);
 }
 
 #[test]
@@ -324,7 +375,8 @@ fn places_promised_to_one_service_are_not_promised_to_another() {
     let mut world = World::new(Capacities { services: 3, ..ROOMY });
     let both = wanted(&[("a", simple("10.96.0.1", &[])), ("b", simple("10.96.0.2", &[]))]);
     let plan = world.planner.plan_full(&both);
-    let refused: Vec<_> = plan.refused.iter().map(|r| (r.service.name.as_str(), r.needed, r.available)).collect();
+    let refused: Vec<_> =
+        plan.refused.iter().map(|r| (r.service.name.as_str(), r.needed, r.available)).collect();
     assert_eq!(refused, [("b", 2, 1)]);
 }
 
@@ -349,10 +401,54 @@ fn a_scattered_ring_refuses_with_its_longest_range() {
 }
 
 #[test]
+fn what_a_refused_service_was_promised_goes_to_the_next() {
+    // Once x and z are gone, the ring has a hole of one and one of four; two places for backends are free.
+    let mut world = World::new(Capacities { ring: 7, backends: 4, ..ROOMY });
+    let all = wanted(&[
+        ("x", simple("10.96.0.1", &[1])),
+        ("y", simple("10.96.0.2", &[1])),
+        ("z", simple("10.96.0.3", &[1])),
+    ]);
+    world.full(&all, usize::MAX);
+    let shrunk = wanted(&[("y", all[&name("y")].clone())]);
+    world.change(&all, &shrunk, usize::MAX);
+    world.settle(&shrunk);
+    assert_eq!(world.planner.usage().ring, 1);
+    let mut more = shrunk.clone();
+    let two_lists = vec![cluster_ip("10.96.0.4", 80), external("192.0.2.1", 443)];
+    more.insert(name("a"), service(vec![port("http", two_lists, &[1, 2, 3], &[1, 2], &[])]));
+    more.insert(name("b"), simple("10.96.0.5", &[4, 5]));
+    let plan = world.planner.plan(&changes(&shrunk, &more));
+    assert_eq!(
+        plan.refused.iter().map(|r| (r.service.name.as_str(), r.map)).collect::<Vec<_>>(),
+        [("a", "ring")]
+    );
+    more.remove(&name("a"));
+    world.perform(&plan.ops, &more, usize::MAX);
+    world.settle(&more);
+}
+
+#[test]
+fn a_refused_service_does_not_inherit_what_another_one_left() {
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let one = wanted(&[("a", simple("10.96.0.1", &[1]))]);
+    world.full(&one, usize::MAX);
+    // The deletion of a's record fails; b wants the frontend and does not fit.
+    world.change(&one, &Wanted::new(), 0);
+    let two = wanted(&[("b", simple("10.96.0.1", &[2, 3, 4]))]);
+    let plan = world.planner.plan(&changes(&Wanted::new(), &two));
+    assert_eq!((plan.refused.len(), stages(&plan)), (1, vec!["record-", "address-"]));
+    world.perform(&plan.ops, &Wanted::new(), usize::MAX);
+    world.settle(&Wanted::new());
+}
+
+#[test]
 fn a_frontend_can_move_to_another_service_in_one_write() {
     let mut world = World::new(ROOMY);
     let contested = Frontend { owns_address: false, ..cluster_ip("192.0.2.9", 443) };
-    let of = |port_of: &[Frontend], backends: &[u8]| service(vec![port("http", port_of.to_vec(), backends, &[], &[])]);
+    let of = |port_of: &[Frontend], backends: &[u8]| {
+        service(vec![port("http", port_of.to_vec(), backends, &[], &[])])
+    };
     let own = [cluster_ip("10.96.0.1", 80), cluster_ip("10.96.0.2", 80)];
     let one = wanted(&[("a", of(&[own[0].clone(), contested.clone()], &[1])), ("b", of(&own[1..], &[2]))]);
     let two = wanted(&[("a", of(&own[..1], &[1])), ("b", of(&[own[1].clone(), contested.clone()], &[2]))]);
@@ -388,7 +484,8 @@ fn an_address_shared_with_another_kind_lets_unknown_ports_pass() {
 #[test]
 fn a_port_with_another_family_in_its_lists_uses_only_its_own() {
     let mut world = World::new(ROOMY);
-    let mut mixed = port("http", vec![cluster_ip("10.96.0.1", 80), cluster_ip("fd01::1", 80)], &[1], &[], &[]);
+    let mut mixed =
+        port("http", vec![cluster_ip("10.96.0.1", 80), cluster_ip("fd01::1", 80)], &[1], &[], &[]);
     mixed.lists.cluster.extend(port("", vec![cluster_ip("fd01::1", 80)], &[1], &[], &[]).lists.cluster);
     world.full(&wanted(&[("a", service(vec![mixed]))]), usize::MAX);
     assert_eq!(world.kernel.text(), "10.96.0.1:80/TCP internal -> 10.244.0.1:8080\n");

@@ -3,7 +3,7 @@
 //! After every write all frontends are read: by a reader that begins now, and by readers that copied a record before it
 //! was replaced and go on until a grace period has passed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 use proxy_common::{BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceFlags, ServiceKey, ServiceValue};
@@ -31,7 +31,7 @@ pub(super) struct Kernel {
     pub(super) ring: Vec<BackendId>,
     pub(super) backends4: BTreeMap<BackendId, BackendValue<Ipv4Be>>,
     pub(super) backends6: BTreeMap<BackendId, BackendValue<Ipv6Be>>,
-    pub(super) ranges: BTreeMap<(u32, IpNetwork), ()>,
+    pub(super) ranges: BTreeSet<(u32, IpNetwork)>,
 }
 
 impl Kernel {
@@ -43,20 +43,24 @@ impl Kernel {
             ring: vec![0; capacities.ring as usize],
             backends4: BTreeMap::new(),
             backends6: BTreeMap::new(),
-            ranges: BTreeMap::new(),
+            ranges: BTreeSet::new(),
         }
     }
 
     pub(super) fn apply(&mut self, op: &MapOp) {
         match op {
-            MapOp::Backend(BackendOp::V4(id, value)) => put_backend(&mut self.backends4, *id, *value, BackendValue::FREE),
-            MapOp::Backend(BackendOp::V6(id, value)) => put_backend(&mut self.backends6, *id, *value, BackendValue::FREE),
+            MapOp::Backend(BackendOp::V4(id, value)) => {
+                put_backend(&mut self.backends4, *id, *value, &BackendValue::FREE);
+            }
+            MapOp::Backend(BackendOp::V6(id, value)) => {
+                put_backend(&mut self.backends6, *id, *value, &BackendValue::FREE);
+            }
             MapOp::WriteRing { base, ids } => {
                 assert!(*base > 0 && !ids.is_empty(), "{op:?}");
                 self.ring[*base as usize..*base as usize + ids.len()].copy_from_slice(ids);
             }
             MapOp::PutSourceRange { service_id, network } => {
-                self.ranges.insert((*service_id, *network), ());
+                self.ranges.insert((*service_id, *network));
             }
             MapOp::DeleteSourceRange { service_id, network } => {
                 self.ranges.remove(&(*service_id, *network));
@@ -65,9 +69,15 @@ impl Kernel {
             MapOp::Service(ServiceOp::V6(key, value)) => put(&mut self.services6, *key, *value),
         }
         let Capacities { services, backends, source_ranges, .. } = self.capacities;
-        assert!(self.services4.len() <= services as usize && self.services6.len() <= services as usize, "{op:?}");
+        assert!(
+            self.services4.len() <= services as usize && self.services6.len() <= services as usize,
+            "{op:?}"
+        );
         let last = |ids: Option<&BackendId>| ids.copied().unwrap_or_default();
-        assert!(last(self.backends4.keys().max()) < backends && last(self.backends6.keys().max()) < backends, "{op:?}");
+        assert!(
+            last(self.backends4.keys().max()) < backends && last(self.backends6.keys().max()) < backends,
+            "{op:?}"
+        );
         assert!(self.ranges.len() <= source_ranges as usize, "{op:?}");
     }
 
@@ -78,7 +88,7 @@ impl Kernel {
             ring: self.ring.clone(),
             backends4: self.backends4.iter().map(|(id, value)| (*id, *value)).collect(),
             backends6: self.backends6.iter().map(|(id, value)| (*id, *value)).collect(),
-            source_ranges: self.ranges.keys().copied().collect(),
+            source_ranges: self.ranges.iter().copied().collect(),
         }
     }
 
@@ -124,9 +134,9 @@ fn put<K: Ord>(map: &mut BTreeMap<K, ServiceValue>, key: K, value: Option<Servic
     }
 }
 
-fn put_backend<V: PartialEq>(map: &mut BTreeMap<BackendId, V>, id: BackendId, value: V, free: V) {
+fn put_backend<V: PartialEq>(map: &mut BTreeMap<BackendId, V>, id: BackendId, value: V, free: &V) {
     assert_ne!(id, 0);
-    if value == free {
+    if value == *free {
         map.remove(&id);
     } else {
         assert!(map.insert(id, value).is_none(), "backend {id} overwritten");
@@ -209,12 +219,16 @@ impl World {
     ) {
         let records = self.kernel.records();
         let touches = matches!(op, MapOp::Backend(_) | MapOp::WriteRing { .. });
-        let lines = if matches!(op, MapOp::Service(_)) || touches { self.kernel.lines() } else { BTreeMap::new() };
+        let lines =
+            if matches!(op, MapOp::Service(_)) || touches { self.kernel.lines() } else { BTreeMap::new() };
         for (key, now) in lines {
             let expected = [old.get(&key), new.get(&key)];
             assert!(expected.contains(&Some(&now)), "after {op:?}\n{now}\nis none of {expected:?}");
             let reachable = records.get(&key.address_record()).is_some_and(ServiceOp::is_whole);
-            assert!(reachable || old.get(&key) == Some(&now), "published before its address, after {op:?}\n{now}");
+            assert!(
+                reachable || old.get(&key) == Some(&now),
+                "published before its address, after {op:?}\n{now}"
+            );
         }
         for delayed in self.delayed.iter().filter(|_| touches) {
             let sees = self.kernel.read(&[delayed.record]).remove(&delayed.saw.key).unwrap();
@@ -232,7 +246,10 @@ impl World {
 
     pub(super) fn seal(&mut self) -> Option<Epoch> {
         let epoch = self.planner.seal_epoch()?;
-        self.delayed.iter_mut().filter(|reader| reader.until.is_none()).for_each(|reader| reader.until = Some(epoch));
+        self.delayed
+            .iter_mut()
+            .filter(|reader| reader.until.is_none())
+            .for_each(|reader| reader.until = Some(epoch));
         Some(epoch)
     }
 

@@ -1,0 +1,10 @@
+//! Kernel maps and pins, without traffic: what is written is what is there, also after a crash, a full map or a foreign pin.
+//!
+//! The tests take turns: a process can be in one cgroup at a time.
+
+mod capacity;
+mod content;
+mod links;
+mod pins;
+mod probe;
+mod setup;

@@ -1,0 +1,75 @@
+//! The start-up probe: it proves an effect, or says that there is none.
+
+use proxy_userspace::dataplane::{Capacities, DataPlane, LbMaps as _, ProbeError};
+use sheave_tests::agent::binary;
+use sheave_tests::plane::Host;
+
+fn attached(host: &Host) -> DataPlane {
+    let mut config = host.config(Capacities::default());
+    config.probe_program = binary().unwrap();
+    let mut plane = DataPlane::open(&config).unwrap();
+    plane.attach().unwrap();
+    plane
+}
+
+fn assert_no_trace(plane: &mut DataPlane) {
+    let dump = plane.maps().dump().unwrap();
+    assert!(dump.services4.is_empty() && dump.services6.is_empty());
+    assert!(dump.backends4.is_empty() && dump.backends6.is_empty());
+}
+
+#[test]
+fn a_process_inside_the_cgroup_probes_by_itself() {
+    let host = Host::new().unwrap();
+    let mut plane = attached(&host);
+    let report = plane.probe().unwrap();
+    assert!(report.ipv4 && report.ipv6 && report.in_process, "{report:?}");
+    assert_no_trace(&mut plane);
+}
+
+#[test]
+fn a_process_outside_sends_a_child() {
+    let host = Host::new().unwrap();
+    let mut plane = attached(&host);
+    host.cgroup.leave().unwrap();
+    let report = plane.probe().unwrap();
+    assert!(report.ipv4 && report.ipv6 && !report.in_process, "{report:?}");
+    assert_no_trace(&mut plane);
+}
+
+#[test]
+fn programs_without_effect_are_noticed_inside_and_outside() {
+    let host = Host::new().unwrap();
+    let mut plane = attached(&host);
+    std::fs::remove_file(host.bpffs.pins().join("links/connect4")).unwrap();
+    for step in ["inside", "outside"] {
+        let error = plane.probe().unwrap_err();
+        assert!(matches!(error, ProbeError::NoEffect { .. }), "{step}: {error}");
+        assert!(error.to_string().contains(&host.cgroup.path().display().to_string()), "{step}: {error}");
+        assert_no_trace(&mut plane);
+        host.cgroup.leave().unwrap();
+    }
+}
+
+#[test]
+fn records_of_a_probe_that_was_killed_are_removed_at_the_next_start() {
+    use proxy_common::{Ipv4Be, Scope, ServiceKey, ServiceValue};
+    use proxy_core::diff::{MapOp, ServiceOp};
+    let host = Host::new().unwrap();
+    let mut plane = attached(&host);
+    let key =
+        ServiceKey::address_record(Ipv4Be::from(std::net::Ipv4Addr::new(192, 0, 0, 8)), Scope::Internal);
+    let value = ServiceValue {
+        service_id: 0,
+        generation: 0,
+        flags: 0,
+        affinity_seconds: 0,
+        ring_base: 0,
+        ring_len: 0,
+        keep_len: 0,
+        check: 0,
+    };
+    plane.maps().apply(&MapOp::Service(ServiceOp::V4(key, Some(value.sealed(&key))))).unwrap();
+    drop(plane);
+    assert_no_trace(&mut attached(&host));
+}
