@@ -43,7 +43,9 @@ impl<A: Address> BackendValue<A> {
     /// The check word that belongs to these contents under `id`.
     #[inline(always)]
     pub fn check_word(&self, id: BackendId) -> u32 {
-        let rest = u32::from(self.port.network_bits()) | (u32::from(self.protocol) << 16) | (u32::from(self.flags) << 24);
+        let rest = u32::from(self.port.network_bits())
+            | (u32::from(self.protocol) << 16)
+            | (u32::from(self.flags) << 24);
         self.address.mix(Mix::new().word(id)).word(rest).word(self.weight).finish()
     }
 

@@ -26,9 +26,8 @@ pub const COUNTERS: &str = "counters";
 pub const EVENTS: &str = "events";
 
 /// Programs, each with the same name as its hook; the pinned link has this name too.
-pub const PROGRAMS: [&str; 8] = [
-    "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6",
-];
+pub const PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 /// Iterator program that lists the sockets of `sock_peers` to the agent; not attached to a hook, not pinned.
 pub const LIST_SOCKETS: &str = "list_sockets";

@@ -61,7 +61,9 @@ impl<A: Address> ServiceKey<A> {
 
     #[inline(always)]
     fn mix(&self, mix: Mix) -> Mix {
-        let rest = u32::from(self.port.network_bits()) | (u32::from(self.protocol) << 16) | (u32::from(self.scope) << 24);
+        let rest = u32::from(self.port.network_bits())
+            | (u32::from(self.protocol) << 16)
+            | (u32::from(self.scope) << 24);
         self.address.mix(mix).word(rest)
     }
 }

@@ -54,7 +54,9 @@ pub fn find<F: Family>(
     let key = ServiceKey { address, port, protocol: protocol as u8, scope: Scope::Internal as u8 };
     match read::<F>(&key, service) {
         Found::NotOurs if refuse_unknown => Found::Refused(Counter::RefusedUnknownPort),
-        Found::Service if service.flags().has(ServiceFlags::HOST_NETNS_ONLY) && netns() != maps::host_netns_cookie() => {
+        Found::Service
+            if service.flags().has(ServiceFlags::HOST_NETNS_ONLY) && netns() != maps::host_netns_cookie() =>
+        {
             Found::NotOurs
         }
         other => other,

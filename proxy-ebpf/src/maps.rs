@@ -9,9 +9,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue, SocketPeer, SourceRangeKey, UdpFlows,
+    AffinityKey, AffinityValue, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue, SocketPeer,
+    SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
-    names::{DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_RING, DEFAULT_SERVICES, DEFAULT_SOURCE_RANGES, EVENTS_BYTES},
+    names::{
+        DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_RING, DEFAULT_SERVICES, DEFAULT_SOURCE_RANGES,
+        EVENTS_BYTES,
+    },
 };
 
 /// Frontend to service record, IPv4. Written by the agent, read by connect and sendmsg. When full the agent refuses
@@ -42,12 +46,14 @@ pub static BACKENDS6: Array<BackendValue<Ipv6Be>> = Array::with_max_entries(DEFA
 /// Client and service id to the backend used last. Written and read by connect and sendmsg. When full the client seen
 /// longest ago is forgotten and chooses anew. Pinned.
 #[map(name = "affinity")]
-pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(DEFAULT_AFFINITY, 0);
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
+    LruHashMap::with_max_entries(DEFAULT_AFFINITY, 0);
 
 /// Admitted client prefixes of a service id. Written by the agent for the packet path; the socket hooks do not ask it,
 /// as a socket has no source address yet when they run. When full the agent refuses the Service whole. Pinned.
 #[map(name = "source_ranges")]
-pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> = LpmTrie::with_max_entries(DEFAULT_SOURCE_RANGES, BPF_F_NO_PREALLOC);
+pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
+    LpmTrie::with_max_entries(DEFAULT_SOURCE_RANGES, BPF_F_NO_PREALLOC);
 
 /// Socket to the Service it is connected to. Written by connect, read by getpeername and recvmsg and, through
 /// sock_diag, by the agent. Bounded by the number of sockets and freed with them. Pinned.
@@ -75,7 +81,6 @@ static HOST_NETNS_COOKIE: u64 = 0;
 /// otherwise: monitoring costs nothing while nobody monitors.
 #[unsafe(no_mangle)]
 static MONITOR: u8 = 0;
-
 
 /// The cookie of the host's network namespace.
 #[inline(always)]

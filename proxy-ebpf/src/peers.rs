@@ -37,6 +37,8 @@ pub fn list(ctx: *const SocketStorage) -> i32 {
     // SAFETY: both were checked for null; the helper takes a socket pointer in tracing programs (kernel 5.12).
     let record = unsafe { TranslatedSocket { cookie: bpf_get_socket_cookie(socket), peer: ptr::read(peer) } };
     // SAFETY: the record is on the stack and has no padding; the output is valid for the call.
-    unsafe { bpf_seq_write((*meta).output, (&raw const record).cast(), size_of::<TranslatedSocket>() as u32) };
+    unsafe {
+        bpf_seq_write((*meta).output, (&raw const record).cast(), size_of::<TranslatedSocket>() as u32)
+    };
     0
 }

@@ -3,7 +3,9 @@
 //! Must not know which system call asks.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use proxy_common::{Address, AffinityKey, AffinityValue, BackendId, BackendValue, Counter, ServiceFlags, ServiceValue};
+use proxy_common::{
+    Address, AffinityKey, AffinityValue, BackendId, BackendValue, Counter, ServiceFlags, ServiceValue,
+};
 
 use crate::{family::Family, lookup::ATTEMPTS, maps, membership, verdict::count};
 
@@ -84,7 +86,11 @@ fn at_random<F: Family>(service: &ServiceValue, choice: &mut Choice<F::Address>)
 
 /// The backend this client used last, if that was recent enough and new connections may still go there.
 #[inline(always)]
-fn by_affinity<F: Family>(service: &ServiceValue, key: &AffinityKey, choice: &mut Choice<F::Address>) -> bool {
+fn by_affinity<F: Family>(
+    service: &ServiceValue,
+    key: &AffinityKey,
+    choice: &mut Choice<F::Address>,
+) -> bool {
     let Some(at) = maps::AFFINITY.get_ptr_mut(key) else { return false };
     // SAFETY: valid for the length of the program. Another CPU may write the same client's entry: either choice is good.
     let entry = unsafe { &mut *at };

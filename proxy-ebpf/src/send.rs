@@ -2,7 +2,9 @@
 //!
 //! Must not know how a record is read or a backend chosen.
 
-use proxy_common::{Address, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, UDP_FLOWS_PER_SOCKET, UdpFlow, UdpFlows};
+use proxy_common::{
+    Address, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, UDP_FLOWS_PER_SOCKET, UdpFlow, UdpFlows,
+};
 
 use crate::{
     family::{Family, V4, V6},

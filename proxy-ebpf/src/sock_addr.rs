@@ -2,7 +2,9 @@
 //!
 //! Must not know Services.
 
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+};
 use proxy_common::{Ipv4Be, Ipv6Be, PortBe, Protocol};
 
 /// Reads or writes a field of the context. Volatile: the compiler must not merge or split the accesses.

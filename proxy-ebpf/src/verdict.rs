@@ -7,7 +7,8 @@ use aya_ebpf::{
     helpers::{bpf_get_current_comm, generated::bpf_set_retval},
 };
 use proxy_common::{
-    Address, BackendId, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, SocketEvent, SocketPeer, Verdict,
+    Address, BackendId, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, SocketEvent, SocketPeer,
+    Verdict,
 };
 
 use crate::{

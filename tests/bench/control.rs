@@ -34,7 +34,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 type Services = HashMap<MapData, ServiceKey<Ipv4Be>, ServiceValue>;
 
 pub(crate) fn run(sheave: &Path, services: usize) -> Result<()> {
-    println!("\n## control\n\na real kube-apiserver and etcd on the same two CPUs; {services} Services with one endpoint each\n");
+    println!(
+        "\n## control\n\na real kube-apiserver and etcd on the same two CPUs; {services} Services with one endpoint each\n"
+    );
     let control_plane = ControlPlane::start()?;
     let admin = control_plane.kubeconfig(User::Admin, control_plane.api_port())?;
     Cluster::new(admin.clone(), START_LIMIT)?.create_node("node-a", &[Ipv4Addr::new(192, 0, 2, 1).into()])?;
@@ -68,7 +70,8 @@ async fn fill(kubeconfig: &Path, services: usize) -> Result<(Client, Vec<Ipv4Add
         let client = client.clone();
         async move { create(&client, n).await.map(|address| (n, address)) }
     };
-    let created: Vec<_> = futures::stream::iter(0..services).map(create).buffer_unordered(PARALLEL).collect().await;
+    let created: Vec<_> =
+        futures::stream::iter(0..services).map(create).buffer_unordered(PARALLEL).collect().await;
     let mut created = created.into_iter().collect::<Result<Vec<_>>>()?;
     created.sort_unstable();
     Ok((client, created.into_iter().map(|(_, address)| address).collect()))
@@ -79,7 +82,8 @@ async fn create(client: &Client, n: usize) -> Result<Ipv4Addr> {
         "metadata": { "name": format!("svc-{n}") },
         "spec": { "ports": [{ "port": 80, "targetPort": 8080 }] },
     }))?;
-    let service = Api::<Service>::default_namespaced(client.clone()).create(&PostParams::default(), &service).await?;
+    let service =
+        Api::<Service>::default_namespaced(client.clone()).create(&PostParams::default(), &service).await?;
     let slice: EndpointSlice = serde_json::from_value(json!({
         "metadata": { "name": format!("svc-{n}"), "labels": { "kubernetes.io/service-name": format!("svc-{n}") } },
         "addressType": "IPv4",
@@ -148,7 +152,8 @@ fn key(address: Ipv4Addr) -> ServiceKey<Ipv4Be> {
 
 /// The pinned map of IPv4 service records.
 fn services_map(pins: &Path) -> Result<Services> {
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("services4"));
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("services4"));
     let folder = pins.join("maps");
     let pin = fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).find(named);
     let pin = pin.with_context(|| format!("no services4 in {}", folder.display()))?;
@@ -156,17 +161,33 @@ fn services_map(pins: &Path) -> Result<Services> {
 }
 
 fn report(samples: &[Change]) {
-    println!("\n| one EndpointSlice changed, {} times | p50 ms | p99 ms | max ms |\n| --- | ---: | ---: | ---: |", samples.len());
+    println!(
+        "\n| one EndpointSlice changed, {} times | p50 ms | p99 ms | max ms |\n| --- | ---: | ---: | ---: |",
+        samples.len()
+    );
     let row = |name: &str, values: Samples| {
-        println!("| {name} | {:.2} | {:.2} | {:.2} |", values.median(), values.quantile(0.99), values.quantile(1.0));
+        println!(
+            "| {name} | {:.2} | {:.2} | {:.2} |",
+            values.median(),
+            values.quantile(0.99),
+            values.quantile(1.0)
+        );
     };
-    row("request sent to API server's answer", Samples::new(samples.iter().map(|sample| sample.acknowledged)));
+    row(
+        "request sent to API server's answer",
+        Samples::new(samples.iter().map(|sample| sample.acknowledged)),
+    );
     row("request sent to map written", Samples::new(samples.iter().map(|sample| sample.written)));
-    row("API server's answer to map written", Samples::new(samples.iter().map(|s| s.written - s.acknowledged)));
+    row(
+        "API server's answer to map written",
+        Samples::new(samples.iter().map(|s| s.written - s.acknowledged)),
+    );
 }
 
 fn resident(pid: i32) -> Result<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or("?").to_owned();
+    let line = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or("?").to_owned()
+    };
     Ok(format!("{} (anonymous {})", line("VmRSS:"), line("RssAnon:")))
 }

@@ -67,7 +67,9 @@ impl Sockets {
 }
 
 pub(crate) fn run(services: usize) -> Result<()> {
-    println!("\n## hooks\n\n{CALLS} calls a round, {ROUNDS} rounds; {services} other Services with one endpoint each\n");
+    println!(
+        "\n## hooks\n\n{CALLS} calls a round, {ROUNDS} rounds; {services} other Services with one endpoint each\n"
+    );
     println!("| call | program | ns per run: median (min, max) |\n| --- | --- | ---: |");
     let (host, mut lab) = (Host::new()?, Lab::new()?);
     let (client, backend) = (lab.pod("client")?, lab.pod("backend")?);
@@ -76,7 +78,11 @@ pub(crate) fn run(services: usize) -> Result<()> {
     let endpoints = [ready(backend.v4), ready(backend.v6)];
     let plain = service("plain", &["10.96.0.10", "fd00:10:96::10"], 80, "UDP");
     plane.apply(publish(&plain, TARGET, &endpoints))?;
-    plane.apply(publish(&sticky(service("sticky", &["10.96.0.11"], 80, "UDP"), 10_800), TARGET, &endpoints))?;
+    plane.apply(publish(
+        &sticky(service("sticky", &["10.96.0.11"], 80, "UDP"), 10_800),
+        TARGET,
+        &endpoints,
+    ))?;
     let _statistics = enable_run_statistics()?;
     for (call, program, work) in ROWS {
         let mut samples = Vec::new();
@@ -120,5 +126,8 @@ fn sockets(backend: IpAddr) -> Result<Sockets> {
 /// Runs and nanoseconds of each program so far.
 fn totals(plane: &Plane) -> Result<BTreeMap<String, (u64, u128)>> {
     let programs = plane.data.programs().context("program statistics")?;
-    Ok(programs.into_iter().map(|program| (program.name, (program.run_count, program.run_time.as_nanos()))).collect())
+    Ok(programs
+        .into_iter()
+        .map(|program| (program.name, (program.run_count, program.run_time.as_nanos())))
+        .collect())
 }

@@ -59,7 +59,10 @@ fn environment() -> Result<()> {
     let conntrack = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
     println!("kernel {}, {cpus} CPUs", kernel.trim());
     match conntrack {
-        Ok(count) => println!("nf_conntrack: loaded, {} entries; the namespaces measured have no rule that uses it", count.trim()),
+        Ok(count) => println!(
+            "nf_conntrack: loaded, {} entries; the namespaces measured have no rule that uses it",
+            count.trim()
+        ),
         Err(_) => println!("nf_conntrack: not loaded"),
     }
     Ok(())

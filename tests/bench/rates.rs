@@ -19,9 +19,13 @@ const CONNECTIONS: usize = 4_000;
 const TARGET: u16 = 8080;
 
 pub(crate) fn run(services: usize, rounds: usize) -> Result<()> {
-    println!("\n## rates\n\nconnect + 1 byte + answer + close, {CONNECTIONS} a slice, {rounds} interleaved rounds,");
+    println!(
+        "\n## rates\n\nconnect + 1 byte + answer + close, {CONNECTIONS} a slice, {rounds} interleaved rounds,"
+    );
     println!("client on one CPU, server on the other; `direct again` is the noise of the method itself\n");
-    println!("| Services | path | connections/s, median | ratio to direct: median (min, max) |\n| ---: | --- | ---: | ---: |");
+    println!(
+        "| Services | path | connections/s, median | ratio to direct: median (min, max) |\n| ---: | --- | ---: | ---: |"
+    );
     for others in [0, services] {
         rows(others, rounds)?;
     }
@@ -34,8 +38,13 @@ fn rows(others: usize, rounds: usize) -> Result<()> {
     let mut plane = Plane::open(&host, &lab)?;
     fill(&mut plane, others)?;
     let endpoints = [ready(backend.v4), ready(backend.v6)];
-    plane.apply(publish(&service("web", &["10.96.0.10", "fd00:10:96::10"], 80, "TCP"), TARGET, &endpoints))?;
-    let (direct, direct6) = (SocketAddr::new(backend.v4.into(), TARGET), SocketAddr::new(backend.v6.into(), TARGET));
+    plane.apply(publish(
+        &service("web", &["10.96.0.10", "fd00:10:96::10"], 80, "TCP"),
+        TARGET,
+        &endpoints,
+    ))?;
+    let (direct, direct6) =
+        (SocketAddr::new(backend.v4.into(), TARGET), SocketAddr::new(backend.v6.into(), TARGET));
     serve(&backend, direct)?;
     serve(&backend, direct6)?;
     let paths = [

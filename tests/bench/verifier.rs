@@ -5,7 +5,9 @@ use sheave_tests::lab::Lab;
 use sheave_tests::plane::{Host, Plane};
 
 pub(crate) fn run() -> Result<()> {
-    println!("\n## verifier\n\n| program | instructions walked | share of the limit |\n| --- | ---: | ---: |");
+    println!(
+        "\n## verifier\n\n| program | instructions walked | share of the limit |\n| --- | ---: | ---: |"
+    );
     let (host, lab) = (Host::new()?, Lab::new()?);
     let mut plane = Plane::open(&host, &lab)?;
     for monitor in [false, true] {

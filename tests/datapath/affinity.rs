@@ -32,7 +32,8 @@ fn a_client_stays_with_its_backend() {
 fn every_namespace_is_a_client_of_its_own() {
     let mut world = sticky_world(3600);
     let clients: Vec<_> = (0..24).map(|n| world.lab.pod(&format!("client-{n}")).unwrap()).collect();
-    let seen: BTreeSet<String> = clients.iter().map(|pod| pod.netns.run(|| ask_tcp(vip()).unwrap().0)).collect();
+    let seen: BTreeSet<String> =
+        clients.iter().map(|pod| pod.netns.run(|| ask_tcp(vip()).unwrap().0)).collect();
     assert_eq!(seen.len(), 3, "24 clients over 3 backends");
 }
 

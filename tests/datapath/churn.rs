@@ -74,13 +74,18 @@ fn churn(protocol: &str, ask: fn(SocketAddr) -> std::io::Result<String>) {
             .into();
         let flips = flip(&mut world, &[&["a"], &["b"]], protocol);
         stop.store(true, Ordering::Relaxed);
-        let backends: BTreeSet<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let backends: BTreeSet<String> =
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         (flips, backends)
     });
     let connects = seen.connects.load(Ordering::Relaxed);
     println!("{protocol}: {flips} flips, {connects} connects");
     assert_eq!(seen.failures.load(Ordering::Relaxed), 0, "of {connects} connects during {flips} flips");
-    assert_eq!(backends, BTreeSet::from(["a", "b"].map(String::from)), "only backends of the two sets, and both");
+    assert_eq!(
+        backends,
+        BTreeSet::from(["a", "b"].map(String::from)),
+        "only backends of the two sets, and both"
+    );
     assert!(flips >= 2_000, "{flips} flips in {LIMIT:?}");
 }
 

@@ -34,7 +34,11 @@ fn other_ports_of_an_external_address_are_left_alone() {
     world.lab.node.ip("route add unreachable 203.0.113.0/24").unwrap();
     for address in [EXTERNAL, BALANCER] {
         let to = SocketAddr::new(IpAddr::from(address), PORT + 1);
-        assert_eq!(crate::world::errno(world.on_node(|| ask_tcp(to))), crate::world::UNREACHABLE, "the route's answer");
+        assert_eq!(
+            crate::world::errno(world.on_node(|| ask_tcp(to))),
+            crate::world::UNREACHABLE,
+            "the route's answer"
+        );
     }
 }
 
@@ -43,7 +47,11 @@ fn local_internal_policy_uses_only_this_nodes_endpoints() {
     let mut world = World::new();
     let mut service = vip_service("TCP");
     service.internal_policy = "Local".into();
-    let endpoints = [ready(world.pods["a"].v4), elsewhere(ready(world.pods["b"].v4)), elsewhere(ready(world.pods["c"].v4))];
+    let endpoints = [
+        ready(world.pods["a"].v4),
+        elsewhere(ready(world.pods["b"].v4)),
+        elsewhere(ready(world.pods["c"].v4)),
+    ];
     world.publish(&service, &endpoints);
     let seen: BTreeSet<String> = world.in_pod(|| (0..30).map(|_| ask_tcp(vip()).unwrap().0).collect());
     assert_eq!(seen, BTreeSet::from(["a".to_owned()]));

@@ -65,5 +65,8 @@ fn outcomes_are_counted_whether_or_not_somebody_watches() {
         }
         assert!(ask_tcp(std::net::SocketAddr::new(vip().ip(), 1)).is_err());
     });
-    assert_eq!((count(Counter::ConnectTcp), count(Counter::RefusedUnknownPort)), (before.0 + 7, before.1 + 1));
+    assert_eq!(
+        (count(Counter::ConnectTcp), count(Counter::RefusedUnknownPort)),
+        (before.0 + 7, before.1 + 1)
+    );
 }

@@ -26,16 +26,27 @@ fn a_restart_with_unchanged_input_writes_nothing() {
     let wanted = world.peek().engine.all();
     let plan = world.plane().planner.plan_full(&wanted);
     assert_eq!(plan.ops, [], "nothing changed");
-    assert!(!world.peek().engine.is_complete(&[Source::Services]), "the engine knows that it was never listed");
+    assert!(
+        !world.peek().engine.is_complete(&[Source::Services]),
+        "the engine knows that it was never listed"
+    );
 }
 
 #[test]
 fn programs_are_replaced_in_place() {
     let mut world = World::with_service("TCP");
-    assert!(world.peek().links.iter().all(|(_, action)| *action == LinkAction::Created), "{:?}", world.peek().links);
+    assert!(
+        world.peek().links.iter().all(|(_, action)| *action == LinkAction::Created),
+        "{:?}",
+        world.peek().links
+    );
     reopen(&mut world);
     assert_eq!(world.peek().links.len(), 8);
-    assert!(world.peek().links.iter().all(|(_, action)| *action == LinkAction::Updated), "{:?}", world.peek().links);
+    assert!(
+        world.peek().links.iter().all(|(_, action)| *action == LinkAction::Updated),
+        "{:?}",
+        world.peek().links
+    );
     assert!(world.in_pod(|| ask_tcp(vip())).is_ok());
 }
 

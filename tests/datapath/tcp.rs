@@ -52,9 +52,14 @@ fn tcp_and_udp_on_one_port_do_not_touch_each_other() {
     let mut world = World::new();
     let mut both = crate::world::vip_service("TCP");
     both.ports[0].name = "tcp".into();
-    both.ports.push(proxy_core::model::PortObject { name: "udp".into(), protocol: "UDP".into(), ..both.ports[0].clone() });
+    both.ports.push(proxy_core::model::PortObject {
+        name: "udp".into(),
+        protocol: "UDP".into(),
+        ..both.ports[0].clone()
+    });
     let slices = |protocol: &str, name: &str, address| {
-        let mut slices = sheave_tests::objects::slices("web", TARGET, protocol, &[sheave_tests::objects::ready(address)]);
+        let mut slices =
+            sheave_tests::objects::slices("web", TARGET, protocol, &[sheave_tests::objects::ready(address)]);
         let mut slice = slices.remove(0);
         slice.name.name = format!("web-{name}");
         slice.ports[0].name = Some(name.into());

@@ -21,7 +21,10 @@ fn a_connected_socket_gets_its_answers_from_the_services_address() {
             (answers, socket.peer_addr().unwrap())
         });
         assert_eq!(peer, to, "{name}");
-        assert!(answers.iter().all(|(backend, from)| backend == &answers[0].0 && *from == to), "{name}: {answers:?}");
+        assert!(
+            answers.iter().all(|(backend, from)| backend == &answers[0].0 && *from == to),
+            "{name}: {answers:?}"
+        );
     }
 }
 
@@ -33,7 +36,10 @@ fn an_unconnected_socket_stays_with_one_backend_and_sees_the_services_address() 
             let socket = udp_socket(to).unwrap();
             (0..40).map(|_| ask_udp(&socket, to).unwrap()).collect()
         });
-        assert!(answers.iter().all(|(backend, from)| backend == &answers[0].0 && *from == to), "{name}: {answers:?}");
+        assert!(
+            answers.iter().all(|(backend, from)| backend == &answers[0].0 && *from == to),
+            "{name}: {answers:?}"
+        );
     }
 }
 

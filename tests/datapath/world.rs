@@ -100,7 +100,6 @@ impl World {
     pub fn on_node<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.lab.node.run(work)
     }
-
 }
 
 /// The dual-stack Service that most tests use.

@@ -13,8 +13,10 @@ use sheave_tests::netns::Netns;
 /// # Errors
 /// The address is not there.
 pub(crate) fn serve(netns: &Netns, name: &str, address: SocketAddr) -> Result<()> {
-    let listener = netns.run(|| TcpListener::bind(address)).with_context(|| format!("pod {name}: {address}"))?;
-    let body = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+    let listener =
+        netns.run(|| TcpListener::bind(address)).with_context(|| format!("pod {name}: {address}"))?;
+    let body =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
     netns.spawn(move || {
         for stream in listener.incoming().flatten() {
             // A client that hangs up early is its own loss.

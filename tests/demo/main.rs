@@ -68,13 +68,17 @@ fn say(step: &str) {
 }
 
 fn charts(stage: &Stage) -> Result<()> {
-    for (name, address) in [("http://10.96.0.10", manifests::web_v4()), ("http://[fd00:10:96::10]", manifests::web_v6())] {
+    for (name, address) in
+        [("http://10.96.0.10", manifests::web_v4()), ("http://[fd00:10:96::10]", manifests::web_v6())]
+    {
         say(&format!("{REQUESTS} requests to {name}, and where they went"));
         let counts = stage.in_client(|| http::count(address, REQUESTS))?;
         http::chart(&counts);
         ensure!(counts.len() == 3, "all three pods should have answered");
     }
-    say("One UDP socket, ten datagrams to 10.96.0.11:53: it stays with one pod and sees the Service's address");
+    say(
+        "One UDP socket, ten datagrams to 10.96.0.11:53: it stays with one pod and sees the Service's address",
+    );
     let (pod, from) = stage.in_client(ten_datagrams)?;
     println!("   pod {pod}, answers from {from}");
     Ok(())
@@ -102,7 +106,12 @@ fn edits(stage: &mut Stage, folder: &Folder) -> Result<()> {
         folder.write_endpoints(&stage.pods(names))?;
         let expected = names.iter().map(ToString::to_string).collect();
         let took = stream.wait_until_only(&expected)?;
-        println!("   {what}: only {} answer{} {:.1} ms after the edit", names.join(", "), if names.len() == 1 { "s" } else { "" }, took.as_secs_f64() * 1e3);
+        println!(
+            "   {what}: only {} answer{} {:.1} ms after the edit",
+            names.join(", "),
+            if names.len() == 1 { "s" } else { "" },
+            took.as_secs_f64() * 1e3
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
     let (requests, failures) = stream.stop()?;

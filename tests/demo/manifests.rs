@@ -72,9 +72,11 @@ impl Folder {
 }
 
 fn slice(service: &str, name: &str, family: &str, protocol: &str, addresses: &[String]) -> String {
-    let endpoint = |address: &String| format!("- {{addresses: ['{address}'], conditions: {{ready: true}}}}\n");
+    let endpoint =
+        |address: &String| format!("- {{addresses: ['{address}'], conditions: {{ready: true}}}}\n");
     let endpoints: String = addresses.iter().map(endpoint).collect();
-    let endpoints = if endpoints.is_empty() { "endpoints: []\n".to_owned() } else { format!("endpoints:\n{endpoints}") };
+    let endpoints =
+        if endpoints.is_empty() { "endpoints: []\n".to_owned() } else { format!("endpoints:\n{endpoints}") };
     format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: demo, labels: \
          {{kubernetes.io/service-name: {service}}}}}\naddressType: {family}\nports: [{{name: '', port: {TARGET}, \

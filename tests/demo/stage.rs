@@ -55,7 +55,11 @@ impl Stage {
     }
 
     pub(crate) fn pods(&self, names: &[&str]) -> Vec<Addresses> {
-        names.iter().filter_map(|name| self.pods.get(*name)).map(|pod| (pod.name.clone(), pod.v4, pod.v6)).collect()
+        names
+            .iter()
+            .filter_map(|name| self.pods.get(*name))
+            .map(|pod| (pod.name.clone(), pod.v4, pod.v6))
+            .collect()
     }
 
     pub(crate) fn client(&self) -> &Netns {

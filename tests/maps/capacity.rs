@@ -32,7 +32,9 @@ fn a_service_that_does_not_fit_keeps_its_old_version_whole() {
     plane.apply(publish(&service("web", &["10.96.0.1"], 80, "TCP"), 80, &endpoints(&[1, 2]))).unwrap();
     let before = written(&mut plane);
 
-    let plan = plane.apply(publish(&service("web", &["10.96.0.1"], 80, "TCP"), 80, &endpoints(&[4, 5, 7, 8]))).unwrap();
+    let plan = plane
+        .apply(publish(&service("web", &["10.96.0.1"], 80, "TCP"), 80, &endpoints(&[4, 5, 7, 8])))
+        .unwrap();
     assert_eq!(plan.refused.len(), 1);
     let text = plan.refused[0].to_string();
     assert!(text.contains("default/web") && text.contains("--backends-max"), "{text}");
@@ -44,7 +46,8 @@ fn a_refused_service_comes_when_another_makes_room() {
     let site = Site::new();
     let mut plane = site.open_with(Capacities { backends: 4, ..Capacities::default() });
     plane.apply(publish(&service("old", &["10.96.0.1"], 80, "TCP"), 80, &endpoints(&[1, 2]))).unwrap();
-    let plan = plane.apply(publish(&service("new", &["10.96.0.2"], 80, "TCP"), 80, &endpoints(&[4, 5, 7]))).unwrap();
+    let plan =
+        plane.apply(publish(&service("new", &["10.96.0.2"], 80, "TCP"), 80, &endpoints(&[4, 5, 7]))).unwrap();
     assert_eq!(plan.refused.len(), 1);
 
     plane.apply(vec![Event::ServiceDeleted(ObjectName::new("default", "old"))]).unwrap();

@@ -54,7 +54,8 @@ fn the_memory_double_and_the_kernel_agree_after_every_write() {
 fn a_crash_after_any_write_is_completed_by_the_next_agent() {
     let site = Site::new();
     // Small maps are read faster, and this test reads them often.
-    let small = Capacities { services: 1_024, ring: 4_096, backends: 1_024, affinity: 1_024, source_ranges: 1_024 };
+    let small =
+        Capacities { services: 1_024, ring: 4_096, backends: 1_024, affinity: 1_024, source_ranges: 1_024 };
     let total = {
         let mut plane = site.open_with(small);
         let plan = plane.plan(cluster());
@@ -82,7 +83,10 @@ fn a_crash_after_any_write_is_completed_by_the_next_agent() {
         next.write(&plan.ops).unwrap();
         next.settle().unwrap();
         let left = dump(&mut next);
-        assert!(left.services4.is_empty() && left.backends4.is_empty() && left.source_ranges.is_empty(), "{crash}");
+        assert!(
+            left.services4.is_empty() && left.backends4.is_empty() && left.source_ranges.is_empty(),
+            "{crash}"
+        );
     }
 }
 

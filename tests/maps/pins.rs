@@ -8,8 +8,10 @@ use proxy_userspace::dataplane::{Capacities, DataPlane, LinkAction, lock_holder}
 use crate::setup::{Site, cluster, dump, wanted, written};
 
 fn pins(site: &Site) -> Vec<PathBuf> {
-    let mut pins: Vec<PathBuf> =
-        fs::read_dir(site.host.bpffs.pins().join("maps")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut pins: Vec<PathBuf> = fs::read_dir(site.host.bpffs.pins().join("maps"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     pins.sort();
     pins
 }
@@ -63,7 +65,12 @@ fn pins_of_other_sizes_are_removed_after_the_change_over() {
     let after = pins(&site);
     assert_eq!(before.len(), after.len());
     assert!(before.iter().any(|pin| !after.contains(pin)), "the service maps are new: {after:?}");
-    let kept = |name: &str| before.iter().filter(|pin| after.contains(pin)).any(|pin| pin.ends_with(pin.file_name().unwrap()) && pin.to_string_lossy().contains(name));
+    let kept = |name: &str| {
+        before
+            .iter()
+            .filter(|pin| after.contains(pin))
+            .any(|pin| pin.ends_with(pin.file_name().unwrap()) && pin.to_string_lossy().contains(name))
+    };
     assert!(kept("sock_peers") && kept("udp_flows"), "what sockets know outlives a change of size");
 }
 
@@ -99,7 +106,9 @@ fn a_second_agent_is_refused_and_told_who_runs() {
     let site = Site::new();
     let plane = site.open();
     let config = site.host.config(Capacities::default());
-    let Err(error) = site.lab.node.run(|| DataPlane::open(&config)) else { unreachable!("two agents at once") };
+    let Err(error) = site.lab.node.run(|| DataPlane::open(&config)) else {
+        unreachable!("two agents at once")
+    };
     let own = std::process::id().to_string();
     assert!(error.to_string().contains(&own), "{error}");
     assert_eq!(lock_holder(&config.lock_file).unwrap(), Some(std::process::id()));

@@ -67,7 +67,11 @@ pub fn cluster() -> Vec<Event> {
     let dual = ["10.96.0.1", "fd00:10:96::1"];
     let mut local = node_port(service("local", &["10.96.0.2"], 80, "UDP"), 30_080);
     local.external_policy = "Local".into();
-    let balanced = exposed(node_port(service("balanced", &["10.96.0.3"], 443, "TCP"), 30_443), "203.0.113.5", "203.0.113.9");
+    let balanced = exposed(
+        node_port(service("balanced", &["10.96.0.3"], 443, "TCP"), 30_443),
+        "203.0.113.5",
+        "203.0.113.9",
+    );
     let mut ranged = balanced;
     ranged.source_ranges = vec!["198.51.100.0/24".into(), "2001:db8:1::/48".into()];
     [

@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use proxy_core::model::{
-    EndpointObject, Event, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject, SliceObject, SlicePort,
+    EndpointObject, Event, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject,
+    SliceObject, SlicePort,
 };
 
 /// Name of the node that the tests are.
@@ -18,7 +19,12 @@ pub fn service(name: &str, cluster_ips: &[&str], port: u16, protocol: &str) -> S
         name: ObjectName::new("default", name),
         service_type: "ClusterIP".into(),
         cluster_ips: cluster_ips.iter().map(ToString::to_string).collect(),
-        ports: vec![PortObject { name: String::new(), protocol: protocol.into(), port: port.into(), node_port: 0 }],
+        ports: vec![PortObject {
+            name: String::new(),
+            protocol: protocol.into(),
+            port: port.into(),
+            node_port: 0,
+        }],
         ..ServiceObject::default()
     }
 }
@@ -79,7 +85,8 @@ pub fn elsewhere(endpoint: EndpointObject) -> EndpointObject {
 #[must_use]
 pub fn slices(service: &str, port: u16, protocol: &str, endpoints: &[EndpointObject]) -> Vec<SliceObject> {
     let family = |v6: bool| {
-        let endpoints = endpoints.iter().filter(|e| e.addresses.iter().any(|a| a.contains(':')) == v6).cloned().collect();
+        let endpoints =
+            endpoints.iter().filter(|e| e.addresses.iter().any(|a| a.contains(':')) == v6).cloned().collect();
         SliceObject {
             name: ObjectName::new("default", format!("{service}-{}", if v6 { "v6" } else { "v4" })),
             service: Some(service.into()),
@@ -102,7 +109,9 @@ pub fn publish(service: &ServiceObject, port: u16, endpoints: &[EndpointObject])
     let protocol = service.ports.first().map(|port| port.protocol.clone()).unwrap_or_default();
     let slices = slices(&service.name.name, port, &protocol, endpoints);
     let service = Event::ServiceApplied(Box::new(service.clone()));
-    std::iter::once(service).chain(slices.into_iter().map(|slice| Event::SliceApplied(Box::new(slice)))).collect()
+    std::iter::once(service)
+        .chain(slices.into_iter().map(|slice| Event::SliceApplied(Box::new(slice))))
+        .collect()
 }
 
 /// The node with these addresses.

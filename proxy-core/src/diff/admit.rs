@@ -3,7 +3,10 @@
 //! Allocates backend ids and ring ranges as promises, compares with the records in the kernel, and when all fits
 //! hands the writes to the draft. Must not know the write order.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proxy_common::{BackendId, Protocol, ServiceValue, names};
 
@@ -112,15 +115,39 @@ impl Planner {
 
     /// The id that a ServicePort has, or that the kernel's records of its frontends show it had before a restart.
     fn known_id(&mut self, service: &ObjectName, port: &DesiredServicePort) -> Option<u32> {
-        let holding = self.services.get(service);
-        if let Some(port) = holding.and_then(|holding| holding.ports.iter().find(|held| held.is_of(port))) {
-            return Some(port.id);
-        }
-        frontends(port).find_map(|frontend| {
+        self.held_id(service, port).or_else(|| self.claim_id(frontends(port)))
+    }
+
+    fn held_id(&self, service: &ObjectName, port: &DesiredServicePort) -> Option<u32> {
+        let held = self.services.get(service)?.ports.iter().find(|held| held.is_of(port))?;
+        Some(held.id)
+    }
+
+    fn claim_id<'a>(&mut self, mut frontends: impl Iterator<Item = &'a Frontend>) -> Option<u32> {
+        frontends.find_map(|frontend| {
             let key = RecordKey::from(&frontend.key);
             let Realised::Whole(value) = self.records.realised(&key) else { return None };
             (value.service_id != 0 && self.ids.claim(value.service_id)).then_some(value.service_id)
         })
+    }
+
+    /// After a restart, ids go first to the ServicePorts that have them at an address of their own: a frontend at a
+    /// shared address may have changed hands meanwhile, and is no proof of identity.
+    pub(super) fn recognise(&mut self, wanted: &BTreeMap<ObjectName, DesiredService>) {
+        for (name, desired) in wanted {
+            for port in &desired.ports {
+                if self.held_id(name, port).is_some() {
+                    continue;
+                }
+                if let Some(id) = self.claim_id(frontends(port).filter(|frontend| frontend.owns_address)) {
+                    let holding = match self.services.get_mut(name) {
+                        Some(holding) => holding,
+                        None => self.services.entry(Arc::new(name.clone())).or_default(),
+                    };
+                    holding.ports.push(PortHolding::new(port, id));
+                }
+            }
+        }
     }
 
     fn draft_service<'a>(

@@ -81,6 +81,7 @@ impl Planner {
         let gone: Vec<Arc<ObjectName>> =
             self.services.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
         gone.iter().for_each(|name| self.forget(name, &mut draft));
+        self.recognise(wanted);
         for (name, desired) in wanted {
             self.plan_service(name, desired, &mut draft);
         }

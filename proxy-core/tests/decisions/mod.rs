@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proxy_core::{
-    desired::{DesiredService, Engine, Family, Frontend, FrontendKey, ListKind, Settings, Warning, WarningReason},
+    desired::{
+        DesiredService, Engine, Family, Frontend, FrontendKey, ListKind, Settings, Warning, WarningReason,
+    },
     model::{Event, ObjectName, Source},
 };
 
@@ -60,7 +62,10 @@ fn assert_well_formed(all: &All) {
             assert!(keys.iter().all(|key| Family::of(key.address) == port.family));
             assert!(keys.iter().all(|key| key.protocol == port.name.protocol));
             let lists = &port.lists;
-            assert!(lists.keep.is_superset(&lists.cluster) && lists.keep.is_superset(&lists.local), "{lists:?}");
+            assert!(
+                lists.keep.is_superset(&lists.cluster) && lists.keep.is_superset(&lists.local),
+                "{lists:?}"
+            );
             assert!(lists.keep.iter().all(|backend| Family::of(backend.address) == port.family));
         }
     }
@@ -100,7 +105,9 @@ fn frontends(service: &DesiredService) -> BTreeMap<FrontendKey, (&Frontend, &Obj
         .ports
         .iter()
         .flat_map(|port| {
-            port.frontends.iter().map(move |one| (one.key, (one, &port.name.service, port.name.port_name.as_str())))
+            port.frontends
+                .iter()
+                .map(move |one| (one.key, (one, &port.name.service, port.name.port_name.as_str())))
         })
         .collect()
 }
@@ -108,7 +115,11 @@ fn frontends(service: &DesiredService) -> BTreeMap<FrontendKey, (&Frontend, &Obj
 /// Asserts that between two states of the node only `culprits` changed, and what they hand to or take from others.
 fn assert_only_changed(before: &All, after: &All, culprits: &BTreeSet<ObjectName>) {
     let keys_of = |all: &All| -> BTreeSet<FrontendKey> {
-        culprits.iter().filter_map(|name| all.get(name)).flat_map(|service| frontends(service).into_keys()).collect()
+        culprits
+            .iter()
+            .filter_map(|name| all.get(name))
+            .flat_map(|service| frontends(service).into_keys())
+            .collect()
     };
     let contested: BTreeSet<FrontendKey> = keys_of(before).union(&keys_of(after)).copied().collect();
     let names = |all: &All| all.keys().filter(|name| !culprits.contains(*name)).cloned().collect::<Vec<_>>();
@@ -121,9 +132,11 @@ fn assert_only_changed(before: &All, after: &All, culprits: &BTreeSet<ObjectName
         new_frontends.retain(|key, _| !contested.contains(key));
         assert_eq!(old_frontends, new_frontends);
         let rest = |service: &DesiredService| {
-            let ports = service.ports.iter().map(|port| (port.name.clone(), port.family, port.affinity_seconds));
+            let ports =
+                service.ports.iter().map(|port| (port.name.clone(), port.family, port.affinity_seconds));
             let lists = service.ports.iter().map(|port| port.lists.clone());
-            let own = service.warnings.iter().filter(|warning| warning.reason != WarningReason::AddressConflict);
+            let own =
+                service.warnings.iter().filter(|warning| warning.reason != WarningReason::AddressConflict);
             (ports.collect::<Vec<_>>(), lists.collect::<Vec<_>>(), own.cloned().collect::<Vec<_>>())
         };
         assert_eq!(rest(old), rest(new));

@@ -169,7 +169,10 @@ fn by_object(events: &[Event]) -> Vec<(String, Vec<Event>)> {
                     push(format!("service {name}"), Event::ServiceDeleted(name.clone()));
                 }
                 for service in all {
-                    push(format!("service {}", service.name), Event::ServiceApplied(Box::new(service.clone())));
+                    push(
+                        format!("service {}", service.name),
+                        Event::ServiceApplied(Box::new(service.clone())),
+                    );
                 }
             }
             Event::SlicesListed(all) => {

@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use proxy_core::model::{
-    EndpointObject, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject, SliceObject, SlicePort,
+    EndpointObject, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject,
+    SliceObject, SlicePort,
 };
 
 use super::{Genes, NODE, ip};
@@ -24,16 +25,45 @@ const PODS4: [&str; 6] = ["10.244.0.1", "10.244.0.2", "10.244.0.3", "10.244.1.1"
 const PODS6: [&str; 4] = ["fd00:244::1", "fd00:244::2", "fd00:244:1::1", "fd00:244:1::2"];
 /// Addresses that can never be an endpoint of a Service, of both families, and what is no address.
 const BAD_PODS: [&str; 12] = [
-    "127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "::", "ff02::1", "bogus", "", "10.244.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "0.0.0.0",
+    "224.0.0.1",
+    "::1",
+    "fe80::1",
+    "::",
+    "ff02::1",
+    "bogus",
+    "",
+    "10.244.0.1",
     "fd00:244::1",
 ];
 pub const DEVICE_ADDRESSES: [&str; 4] = ["198.51.100.1", "198.51.100.9", "2001:db8:1::1", "203.0.113.7"];
 const RANGES: [&str; 8] = [
-    "10.0.0.0/8", " 192.0.2.0/24", "2001:db8::/32 ", "0.0.0.0/0", "10.1.2.3/8", "2001:db8::1/64", "10.0.0.0/33", "bogus",
+    "10.0.0.0/8",
+    " 192.0.2.0/24",
+    "2001:db8::/32 ",
+    "0.0.0.0/0",
+    "10.1.2.3/8",
+    "2001:db8::1/64",
+    "10.0.0.0/33",
+    "bogus",
 ];
 const GARBAGE: [&str; 14] = [
-    "", " ", "None", "TCP", "ExternalName", "0.0.0.0/0", "::ffff:10.96.0.1", "127.0.0.1", "fe80::1%eth0", "%", "a/b/c",
-    "\u{0}", "18446744073709551616", "999.999.999.999",
+    "",
+    " ",
+    "None",
+    "TCP",
+    "ExternalName",
+    "0.0.0.0/0",
+    "::ffff:10.96.0.1",
+    "127.0.0.1",
+    "fe80::1%eth0",
+    "%",
+    "a/b/c",
+    "\u{0}",
+    "18446744073709551616",
+    "999.999.999.999",
 ];
 const NUMBERS: [i32; 10] = [0, 1, -1, 80, 65_535, 65_536, 70_000, i32::MAX, i32::MIN, 86_401];
 
@@ -59,7 +89,8 @@ pub fn device_addresses(bits: u8) -> BTreeSet<IpAddr> {
 /// A Service that an API server might hold, now and then with a field that no API server would let in.
 pub fn service(index: u8, bytes: &[u8]) -> ServiceObject {
     let g = &mut Genes::new(bytes);
-    let service_type = g.pick(&["ClusterIP", "", "NodePort", "LoadBalancer", "LoadBalancer", "NodePort", "ExternalName"]);
+    let service_type =
+        g.pick(&["ClusterIP", "", "NodePort", "LoadBalancer", "LoadBalancer", "NodePort", "ExternalName"]);
     let exposed = ["NodePort", "LoadBalancer"].contains(&service_type);
     let local = ["", "Cluster", "Local", "Local"];
     let mut service = ServiceObject {
@@ -72,7 +103,15 @@ pub fn service(index: u8, bytes: &[u8]) -> ServiceObject {
         external_ips: several(g, 2, &EXTERNAL),
         source_ranges: several(g, 2, &RANGES),
         session_affinity: g.pick(&["", "None", "ClientIP"]).into(),
-        affinity_seconds: g.pick(&[None, Some(1), Some(3_600), Some(86_400), Some(86_401), Some(0), Some(-5)]),
+        affinity_seconds: g.pick(&[
+            None,
+            Some(1),
+            Some(3_600),
+            Some(86_400),
+            Some(86_401),
+            Some(0),
+            Some(-5),
+        ]),
         internal_policy: g.pick(&local).into(),
         external_policy: g.pick(&local).into(),
         ..ServiceObject::default()
@@ -119,7 +158,9 @@ fn ports(g: &mut Genes<'_>, exposed: bool) -> Vec<PortObject> {
         };
         let same = |other: &PortObject| protocol_of(other) == protocol_of(&port);
         let clashes = ports.iter().filter(|other| same(other)).any(|other| {
-            other.name == port.name || other.port == port.port || other.node_port == port.node_port && port.node_port != 0
+            other.name == port.name
+                || other.port == port.port
+                || other.node_port == port.node_port && port.node_port != 0
         });
         if (ports.is_empty() || g.odds(90)) && !clashes {
             ports.push(port);
@@ -164,7 +205,8 @@ fn spoil(service: &mut ServiceObject, g: &mut Genes<'_>) {
 pub fn slice(index: u8, bytes: &[u8]) -> SliceObject {
     let g = &mut Genes::new(bytes);
     let name = slice_name(index);
-    let services: [Option<&str>; 2] = if name.namespace == "a" { [Some("web"), Some("dns")] } else { [Some("web"), Some("api")] };
+    let services: [Option<&str>; 2] =
+        if name.namespace == "a" { [Some("web"), Some("dns")] } else { [Some("web"), Some("api")] };
     let family = g.pick(&["IPv4", "IPv4", "IPv6", "IPv4", "IPv6", "IPv4", "IPv6", "FQDN"]);
     let mut slice = SliceObject {
         service: if g.odds(8) { g.pick(&[None, Some("")]) } else { g.pick(&services) }.map(String::from),

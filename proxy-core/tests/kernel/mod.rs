@@ -91,10 +91,15 @@ impl Kernel {
             MapOp::Backend(op) => self.write_backend(*op),
             MapOp::WriteRing { base, ids } => self.write_ring(*base, ids),
             MapOp::PutSourceRange { service_id, network } => {
-                assert!(self.ranges.insert((*service_id, *network)), "an admitted prefix is written again: {op:?}");
+                assert!(
+                    self.ranges.insert((*service_id, *network)),
+                    "an admitted prefix is written again: {op:?}"
+                );
                 assert!(self.ranges.len() <= self.capacities.source_ranges as usize, "source_ranges is full");
             }
-            MapOp::DeleteSourceRange { service_id, network } => drop(self.ranges.remove(&(*service_id, *network))),
+            MapOp::DeleteSourceRange { service_id, network } => {
+                drop(self.ranges.remove(&(*service_id, *network)))
+            }
             MapOp::Service(op) => self.write_service(*op),
         }
     }
@@ -115,7 +120,10 @@ impl Kernel {
     fn write_ring(&mut self, base: u32, ids: &[BackendId]) {
         assert!(base >= 1 && !ids.is_empty(), "position 0 is the probe's, and an empty write is no write");
         for (position, id) in (base..).zip(ids) {
-            assert!(!self.pins.positions.contains_key(&position), "position {position} changes under a reader");
+            assert!(
+                !self.pins.positions.contains_key(&position),
+                "position {position} changes under a reader"
+            );
             assert!(position < self.capacities.ring, "position {position} is out of bounds");
             self.ring[position as usize] = *id;
         }
@@ -125,7 +133,11 @@ impl Kernel {
         let (key, value) = plain(op);
         let old = match value {
             Some(value) => {
-                assert_ne!(self.services.get(&key), Some(&value), "{key:?} is written again without a change");
+                assert_ne!(
+                    self.services.get(&key),
+                    Some(&value),
+                    "{key:?} is written again without a change"
+                );
                 self.pin(key, &value);
                 self.services.insert(key, value)
             }
@@ -142,7 +154,10 @@ impl Kernel {
     pub fn read(&self, key: Key, value: &ServiceValue) -> (Vec<Backend>, Vec<Backend>) {
         let all: Vec<Backend> = slots(&self.ring, key, value)
             .map(|slot| {
-                let op = self.backends.get(&slot).unwrap_or_else(|| panic!("{key:?} leads to the free place {slot:?}"));
+                let op = self
+                    .backends
+                    .get(&slot)
+                    .unwrap_or_else(|| panic!("{key:?} leads to the free place {slot:?}"));
                 let (address, port, protocol) = content(*op).1.expect("a place in use");
                 assert_eq!(protocol, key.protocol, "{key:?} leads to {op:?}");
                 Backend { address, port }
@@ -179,7 +194,8 @@ impl Kernel {
 
     /// Ring positions that published records use.
     pub fn ring_used(&self) -> usize {
-        let positions = self.services.values().flat_map(|value| value.ring_base..value.ring_base + count(value));
+        let positions =
+            self.services.values().flat_map(|value| value.ring_base..value.ring_base + count(value));
         positions.collect::<BTreeSet<u32>>().len()
     }
 
@@ -274,7 +290,9 @@ impl Kernel {
                 self.ring[position] = self.ring[position].wrapping_add(1);
             }
             (5, ..) => drop(self.ranges.pop_first()),
-            _ => drop(self.ranges.insert((u32::from(which) + 1, IpNetwork::from(IpAddr::from([192, 0, 2, which]))))),
+            _ => drop(
+                self.ranges.insert((u32::from(which) + 1, IpNetwork::from(IpAddr::from([192, 0, 2, which])))),
+            ),
         }
         self.pins = Pins::default();
     }
@@ -308,7 +326,11 @@ fn count(value: &ServiceValue) -> u32 {
 }
 
 /// The places that a record leads to.
-fn slots<'a>(ring: &'a [BackendId], key: Key, value: &ServiceValue) -> impl Iterator<Item = (Family, BackendId)> + 'a {
+fn slots<'a>(
+    ring: &'a [BackendId],
+    key: Key,
+    value: &ServiceValue,
+) -> impl Iterator<Item = (Family, BackendId)> + 'a {
     let range = value.ring_base as usize..(value.ring_base + count(value)) as usize;
     ring.get(range).expect("a range inside the ring").iter().map(move |id| (key.family(), *id))
 }
@@ -320,11 +342,17 @@ fn content(op: BackendOp) -> ((Family, BackendId), Option<(IpAddr, u16, u8)>) {
         BackendOp::V6(id, BackendValue::<Ipv6Be>::FREE) => ((Family::V6, id), None),
         BackendOp::V4(id, value) => {
             assert!(value.is_whole(id) && value.weight == 1, "{op:?}");
-            ((Family::V4, id), Some((Ipv4Addr::from(value.address).into(), value.port.to_host(), value.protocol)))
+            (
+                (Family::V4, id),
+                Some((Ipv4Addr::from(value.address).into(), value.port.to_host(), value.protocol)),
+            )
         }
         BackendOp::V6(id, value) => {
             assert!(value.is_whole(id) && value.weight == 1, "{op:?}");
-            ((Family::V6, id), Some((Ipv6Addr::from(value.address).into(), value.port.to_host(), value.protocol)))
+            (
+                (Family::V6, id),
+                Some((Ipv6Addr::from(value.address).into(), value.port.to_host(), value.protocol)),
+            )
         }
     }
 }

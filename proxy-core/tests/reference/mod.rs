@@ -69,7 +69,9 @@ impl World {
         match event.clone() {
             Event::ServiceApplied(service) => drop(self.services.insert(service.name.clone(), *service)),
             Event::ServiceDeleted(name) => drop(self.services.remove(&name)),
-            Event::ServicesListed(all) => self.services = all.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            Event::ServicesListed(all) => {
+                self.services = all.into_iter().map(|s| (s.name.clone(), s)).collect()
+            }
             Event::SliceApplied(slice) => drop(self.slices.insert(slice.name.clone(), *slice)),
             Event::SliceDeleted(name) => drop(self.slices.remove(&name)),
             Event::SlicesListed(all) => self.slices = all.into_iter().map(|s| (s.name.clone(), s)).collect(),
@@ -137,7 +139,12 @@ fn claims(world: &World, settings: &Settings, service: &ServiceObject) -> Vec<(F
 /// Valid ports: name, protocol, port, node port.
 fn ports(service: &ServiceObject) -> Vec<(String, Protocol, u16, Option<u16>)> {
     let valid = service.ports.iter().filter_map(|port| {
-        Some((port.name.clone(), protocol(&port.protocol)?, port_number(port.port)?, port_number(port.node_port)))
+        Some((
+            port.name.clone(),
+            protocol(&port.protocol)?,
+            port_number(port.port)?,
+            port_number(port.node_port),
+        ))
     });
     valid.collect()
 }
@@ -157,7 +164,8 @@ fn port_number(number: i32) -> Option<u16> {
 
 /// A Service exists in the families it has a ClusterIP of.
 fn families(service: &ServiceObject) -> Vec<Family> {
-    let present: BTreeSet<Family> = cluster_ips(service).into_iter().filter_map(address).map(Family::of).collect();
+    let present: BTreeSet<Family> =
+        cluster_ips(service).into_iter().filter_map(address).map(Family::of).collect();
     present.into_iter().collect()
 }
 
@@ -225,8 +233,11 @@ fn answer(
         (_, Scope::Internal) => false,
         (_, Scope::External) => service.external_policy == "Local",
     };
-    let backends =
-        if local_only { local_list(endpoints) } else { cluster_list(endpoints, &settings.node_name, zone(world)) };
+    let backends = if local_only {
+        local_list(endpoints)
+    } else {
+        cluster_list(endpoints, &settings.node_name, zone(world))
+    };
     let any = endpoints.iter().any(|endpoint| endpoint.ready || endpoint.serving && endpoint.terminating);
     let when_empty = if any { WhenEmpty::Drop } else { WhenEmpty::Reject };
     Answer {
@@ -297,7 +308,10 @@ fn cluster_list(endpoints: &[Endpoint], node: &str, zone: Option<&str>) -> BTree
     let (ready, tier) = first_tier(endpoints.iter().collect());
     let meant = |hints: fn(&Endpoint) -> &Vec<String>, us: &str| -> Vec<&Endpoint> {
         let all_have = tier.iter().all(|endpoint| !hints(endpoint).is_empty());
-        tier.iter().copied().filter(|endpoint| all_have && hints(endpoint).iter().any(|hint| hint == us)).collect()
+        tier.iter()
+            .copied()
+            .filter(|endpoint| all_have && hints(endpoint).iter().any(|hint| hint == us))
+            .collect()
     };
     let by_node = meant(|endpoint| &endpoint.for_nodes, node);
     let by_zone = zone.map(|zone| meant(|endpoint| &endpoint.for_zones, zone)).unwrap_or_default();
@@ -325,9 +339,13 @@ fn endpoints(
         }
         for port in slice.ports.iter().filter(|port| port.name.as_deref() == Some(port_name)) {
             let protocol = protocol(port.protocol.as_deref().unwrap_or("TCP"));
-            let Some(number) = port.port.and_then(port_number).filter(|_| protocol == Some(wanted)) else { continue };
+            let Some(number) = port.port.and_then(port_number).filter(|_| protocol == Some(wanted)) else {
+                continue;
+            };
             for endpoint in &slice.endpoints {
-                let Some(address) = endpoint.addresses.first().and_then(|text| address(text)) else { continue };
+                let Some(address) = endpoint.addresses.first().and_then(|text| address(text)) else {
+                    continue;
+                };
                 if Family::of(address) != family || !may_be_backend(address) {
                     continue;
                 }
@@ -369,7 +387,9 @@ fn may_be_backend(address: IpAddr) -> bool {
 /// Of copies with one address and port a local one stays, as with kube-proxy; then, which no reference says, the most
 /// usable one, then the one whose hints mean us, then one that has hints.
 fn without_copies(all: Vec<Endpoint>, node: &str, zone: Option<&str>) -> Vec<Endpoint> {
-    let hints = |hints: &[String], us: Option<&str>| (hints.iter().any(|hint| Some(hint.as_str()) == us), !hints.is_empty());
+    let hints = |hints: &[String], us: Option<&str>| {
+        (hints.iter().any(|hint| Some(hint.as_str()) == us), !hints.is_empty())
+    };
     let worth = |one: &Endpoint| {
         let usable = match (one.ready, one.serving, one.terminating) {
             (true, ..) => 3,

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::{ServiceFlags, ServiceValue};
 use proxy_core::{
-    desired::{Backend, DesiredService, Engine, Family, FrontendKey, FrontendKind, ServicePortName, Settings, WhenEmpty},
+    desired::{
+        Backend, DesiredService, Engine, Family, FrontendKey, FrontendKind, ServicePortName, Settings,
+        WhenEmpty,
+    },
     diff::{Capacities, Epoch, MapOp, Plan, Planner, RealisedDump},
     model::{Event, ObjectName},
 };
@@ -91,7 +94,10 @@ impl Agent {
     fn perform(&mut self, plan: &Plan, fault: Option<usize>) -> bool {
         self.refused = plan.refused.iter().map(|refusal| refusal.service.clone()).collect();
         for refusal in &plan.refused {
-            assert!(refusal.needed > refusal.available && refusal.available <= refusal.capacity, "{refusal:?}");
+            assert!(
+                refusal.needed > refusal.available && refusal.available <= refusal.capacity,
+                "{refusal:?}"
+            );
             assert!(self.dirty.contains_key(&refusal.service), "{refusal:?}");
         }
         let target = self.target();
@@ -114,8 +120,12 @@ impl Agent {
     fn target(&self) -> Target {
         let Expected { frontends, .. } = told(&self.engine.all());
         let is_refused = |answer: &Answer| self.refused.contains(&answer.owner.service);
-        let mut target: Target =
-            self.published.iter().filter(|(_, answer)| is_refused(answer)).map(|(key, old)| (*key, old.clone())).collect();
+        let mut target: Target = self
+            .published
+            .iter()
+            .filter(|(_, answer)| is_refused(answer))
+            .map(|(key, old)| (*key, old.clone()))
+            .collect();
         let fitting = frontends.into_iter().filter(|(_, answer)| !is_refused(answer));
         target.extend(fitting.map(|(key, answer)| (Key::from(key), answer)));
         target
@@ -129,7 +139,11 @@ impl Agent {
                     assert_eq!(Some(value), wanted_address_record(key, &value, target), "{key:?}");
                 }
                 (key, None) if key.is_address_record() => {
-                    let left = self.kernel.services.keys().find(|other| **other != key && other.address_record() == key);
+                    let left = self
+                        .kernel
+                        .services
+                        .keys()
+                        .find(|other| **other != key && other.address_record() == key);
                     assert_eq!(left, None, "an address record goes before the records it leads to");
                     assert!(!target.keys().any(|other| other.address_record() == key), "{key:?} is wanted");
                 }
@@ -141,7 +155,8 @@ impl Agent {
             }
         }
         self.kernel.apply(op);
-        let judges = matches!(op, MapOp::Service(_) | MapOp::DeleteSourceRange { .. } | MapOp::PutSourceRange { .. });
+        let judges =
+            matches!(op, MapOp::Service(_) | MapOp::DeleteSourceRange { .. } | MapOp::PutSourceRange { .. });
         if judges && !self.is_spoilt && !self.restarted {
             self.assert_ranges_hold(target);
         }
@@ -150,7 +165,10 @@ impl Agent {
     fn judge_record(&mut self, key: Key, value: &ServiceValue, target: &Target) {
         let answer = target.get(&key).unwrap_or_else(|| panic!("nobody wants {key:?}"));
         assert_says(&self.kernel, key, value, answer);
-        assert!(self.kernel.services.contains_key(&key.address_record()), "{key:?} is published without its address");
+        assert!(
+            self.kernel.services.contains_key(&key.address_record()),
+            "{key:?} is published without its address"
+        );
         let owner = (answer.owner.clone(), key.family());
         let kernel = &self.kernel;
         self.owners.retain(|id, _| kernel.is_read(*id));
@@ -166,7 +184,10 @@ impl Agent {
             } else {
                 assert!(before.generation <= value.generation, "{key:?} goes back in time");
                 let same = old.backends == answer.backends && old.keep == answer.keep;
-                assert!(same || before.generation < value.generation, "the change of {key:?} shows in no generation");
+                assert!(
+                    same || before.generation < value.generation,
+                    "the change of {key:?} shows in no generation"
+                );
             }
         }
         self.published.insert(key, answer.clone());
@@ -185,8 +206,13 @@ impl Agent {
             };
             let (old, new) = (lists(&self.published), lists(target));
             let old: BTreeSet<_> = old.union(&now.source_ranges).copied().collect();
-            let admitted: BTreeSet<_> =
-                self.kernel.ranges.iter().filter(|(id, _)| *id == value.service_id).map(|(_, range)| *range).collect();
+            let admitted: BTreeSet<_> = self
+                .kernel
+                .ranges
+                .iter()
+                .filter(|(id, _)| *id == value.service_id)
+                .map(|(_, range)| *range)
+                .collect();
             let whole = |list: &BTreeSet<_>| !list.is_empty() && admitted.is_superset(list);
             assert!(whole(&old) || whole(&new), "{key:?} admits only {admitted:?}, of {old:?} or {new:?}");
         }
@@ -273,15 +299,20 @@ impl Agent {
     pub fn assert_no_leak(&self) {
         let [services4, services6, backends4, backends6, ranges] = self.kernel.used();
         let usage = self.planner.usage();
-        let counted = [usage.services4, usage.services6, usage.backends4, usage.backends6, usage.source_ranges];
+        let counted =
+            [usage.services4, usage.services6, usage.backends4, usage.backends6, usage.source_ranges];
         assert_eq!(counted.map(|count| count as usize), [services4, services6, backends4, backends6, ranges]);
         let published = self.kernel.published_backends();
         assert_eq!(published.len(), backends4 + backends6, "a backend stays although nobody uses it");
         assert_eq!(usage.ring as usize, self.kernel.ring_used());
-        let ids: BTreeSet<u32> = self.kernel.services.values().map(|value| value.service_id).filter(|id| *id != 0).collect();
+        let ids: BTreeSet<u32> =
+            self.kernel.services.values().map(|value| value.service_id).filter(|id| *id != 0).collect();
         let counted: BTreeSet<u32> = self.planner.service_ids().collect();
         // A refused Service keeps its ids, even if meanwhile others took over all its frontends.
-        assert!(counted == ids || counted.is_superset(&ids) && !self.refused.is_empty(), "{counted:?} {ids:?}");
+        assert!(
+            counted == ids || counted.is_superset(&ids) && !self.refused.is_empty(),
+            "{counted:?} {ids:?}"
+        );
     }
 }
 

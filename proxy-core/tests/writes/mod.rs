@@ -98,7 +98,12 @@ fn live(agent: &mut Agent, events: &[Event], interludes: &[Interlude]) {
     }
 }
 
-fn agent_after(settings: &Settings, events: &[Event], interludes: &[Interlude], capacities: Capacities) -> Agent {
+fn agent_after(
+    settings: &Settings,
+    events: &[Event],
+    interludes: &[Interlude],
+    capacities: Capacities,
+) -> Agent {
     let mut agent = Agent::new(settings, capacities);
     live(&mut agent, events, interludes);
     agent.sync(None);

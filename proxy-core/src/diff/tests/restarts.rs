@@ -7,7 +7,10 @@ use super::{
     build::{cluster_ip, external, name, port, service, simple},
     world::{Wanted, World},
 };
-use crate::{desired::DesiredService, entries::RecordKey};
+use crate::{
+    desired::{DesiredService, Frontend},
+    entries::RecordKey,
+};
 
 fn wanted(services: &[(&str, DesiredService)]) -> Wanted {
     services.iter().map(|(service, desired)| (name(service), desired.clone())).collect()
@@ -238,6 +241,29 @@ fn frontends_that_changed_hands_while_the_agent_was_down_get_distinct_ids() {
     let ids: Vec<u32> = world.kernel.services4.values().map(|value| value.service_id).collect();
     assert_eq!(ids, [0, 1, 2, 2]);
     world.settle(&state);
+}
+
+#[test]
+fn a_shared_address_that_changed_hands_is_no_proof_of_identity() {
+    let node = |port| external("192.0.2.1", port);
+    let of = |last: u8, node_ports: Vec<Frontend>| {
+        let own = cluster_ip(&format!("203.0.113.{last}"), 80);
+        let frontends = node_ports.into_iter().chain([own]).collect();
+        service(vec![port("http", frontends, &[last], &[last], &[])])
+    };
+    let before = wanted(&[("a", of(1, vec![])), ("b", of(2, vec![node(30_080)]))]);
+    let after = wanted(&[("a", of(1, vec![node(30_080)])), ("b", of(2, vec![]))]);
+    let mut world = World::new(ROOMY);
+    world.full(&before, usize::MAX);
+    let ids = |world: &World| {
+        let own = world.kernel.services4.iter().filter(|(key, _)| key.port == PortBe::from_host(80));
+        own.map(|(_, value)| value.service_id).collect::<Vec<_>>()
+    };
+    let known = ids(&world);
+    world.restart();
+    assert_eq!(world.full(&after, usize::MAX).ops.len(), 1);
+    assert_eq!(ids(&world), known);
+    world.settle(&after);
 }
 
 #[test]
