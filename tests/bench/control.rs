@@ -29,7 +29,7 @@ const PARALLEL: usize = 16;
 const CHANGES: usize = 300;
 /// How long one change may take to show.
 const LIMIT: Duration = Duration::from_secs(10);
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 type Services = HashMap<MapData, ServiceKey<Ipv4Be>, ServiceValue>;
 
@@ -187,7 +187,7 @@ fn report(samples: &[Change]) {
 fn resident(pid: i32) -> Result<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or("?").to_owned()
+        status.lines().find_map(|line| line.strip_prefix(name)).map_or("?", str::trim).to_owned()
     };
     Ok(format!("{} (anonymous {})", line("VmRSS:"), line("RssAnon:")))
 }

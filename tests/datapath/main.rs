@@ -2,6 +2,14 @@
 //!
 //! Each test has a node of its own; the tests take turns, because a process can be in one cgroup at a time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
+
 mod affinity;
 mod churn;
 mod leaving;

@@ -2,6 +2,14 @@
 //!
 //! The tests take turns: a process can be in one cgroup at a time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
+
 mod capacity;
 mod content;
 mod links;

@@ -14,45 +14,45 @@ use sheave_tests::plane::{Host, Plane};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Where data planes come and go.
-pub struct Site {
-    pub host: Host,
-    pub lab: Lab,
+pub(crate) struct Site {
+    pub(crate) host: Host,
+    pub(crate) lab: Lab,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Site {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         Self { host: Host::new().unwrap(), lab: Lab::new().unwrap(), _turn: turn }
     }
 
-    pub fn open(&self) -> Plane {
+    pub(crate) fn open(&self) -> Plane {
         Plane::open(&self.host, &self.lab).unwrap()
     }
 
-    pub fn open_with(&self, capacities: Capacities) -> Plane {
+    pub(crate) fn open_with(&self, capacities: Capacities) -> Plane {
         Plane::open_filled(&self.host, &self.lab, capacities, Vec::new()).unwrap()
     }
 }
 
 /// Everything the maps hold.
-pub fn dump(plane: &mut Plane) -> RealisedDump {
+pub(crate) fn dump(plane: &mut Plane) -> RealisedDump {
     plane.data.maps().dump().unwrap()
 }
 
 /// What the maps say, without ids.
-pub fn written(plane: &mut Plane) -> String {
+pub(crate) fn written(plane: &mut Plane) -> String {
     text::print(&text::of_dump(&dump(plane), Ids::Hidden))
 }
 
 /// What the maps should say.
-pub fn wanted(engine: &Engine) -> String {
+pub(crate) fn wanted(engine: &Engine) -> String {
     let all: Vec<DesiredService> = engine.all().into_values().collect();
     text::print(&text::of_desired(&all))
 }
 
 /// Endpoints with these last numbers, IPv4 and IPv6, every third on another node.
-pub fn endpoints(numbers: &[u8]) -> Vec<EndpointObject> {
+pub(crate) fn endpoints(numbers: &[u8]) -> Vec<EndpointObject> {
     let place = |number: &u8, endpoint| if number.is_multiple_of(3) { elsewhere(endpoint) } else { endpoint };
     let both = |number: &u8| {
         let v4 = ready([10, 244, 0, *number]);
@@ -63,7 +63,7 @@ pub fn endpoints(numbers: &[u8]) -> Vec<EndpointObject> {
 }
 
 /// A small cluster with one Service of each kind.
-pub fn cluster() -> Vec<Event> {
+pub(crate) fn cluster() -> Vec<Event> {
     let dual = ["10.96.0.1", "fd00:10:96::1"];
     let mut local = node_port(service("local", &["10.96.0.2"], 80, "UDP"), 30_080);
     local.external_policy = "Local".into();

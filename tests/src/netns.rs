@@ -43,6 +43,10 @@ impl Netns {
     }
 
     /// Runs `work` on a thread of its own inside the namespace and waits for it. A panic goes on in the caller.
+    #[expect(
+        clippy::expect_used,
+        reason = "a test that cannot enter its own namespace has nothing to go on with"
+    )]
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -57,6 +61,10 @@ impl Netns {
     ///
     /// # Errors
     /// No descriptor is left.
+    #[expect(
+        clippy::expect_used,
+        reason = "a test that cannot enter its own namespace has nothing to go on with"
+    )]
     pub fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

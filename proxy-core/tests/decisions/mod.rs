@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proxy_core::{
     desired::{
-        DesiredService, Engine, Family, Frontend, FrontendKey, ListKind, Settings, Warning, WarningReason,
+        DesiredService, Engine, Family, Frontend, FrontendKey, ListKind, ServicePortName, Settings, Warning,
+        WarningReason,
     },
     model::{Event, ObjectName, Source},
 };
@@ -97,19 +98,11 @@ fn all_warnings(engine: &Engine) -> BTreeSet<Warning> {
     engine.warnings().cloned().collect()
 }
 
-/// The frontends of a Service by key.
-fn frontends(service: &DesiredService) -> BTreeMap<FrontendKey, (&Frontend, &ObjectName, &str)> {
-    let of = |port: &'_ proxy_core::desired::DesiredServicePort| port.name.port_name.clone();
-    let _ = of;
-    service
-        .ports
-        .iter()
-        .flat_map(|port| {
-            port.frontends
-                .iter()
-                .map(move |one| (one.key, (one, &port.name.service, port.name.port_name.as_str())))
-        })
-        .collect()
+/// The frontends of a Service by key, with the names of their ports.
+fn frontends(service: &DesiredService) -> BTreeMap<FrontendKey, (&Frontend, &ServicePortName)> {
+    let all =
+        service.ports.iter().flat_map(|port| port.frontends.iter().map(|one| (one.key, (one, &port.name))));
+    all.collect()
 }
 
 /// Asserts that between two states of the node only `culprits` changed, and what they hand to or take from others.

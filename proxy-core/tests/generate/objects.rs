@@ -281,10 +281,10 @@ fn endpoint(g: &mut Genes<'_>, family: &str, hinted: u8) -> EndpointObject {
     if hinted & 2 != 0 && !forgets {
         endpoint.for_nodes = vec![g.pick(&[NODE, "n2"]).into()];
     }
-    if g.odds(6) {
-        endpoint.addresses = vec![];
-    } else if g.odds(6) {
-        endpoint.addresses.push("10.244.9.9".into());
+    match g.next() {
+        250.. => endpoint.addresses = vec![],
+        244..250 => endpoint.addresses.push("10.244.9.9".into()),
+        _ => {}
     }
     endpoint
 }

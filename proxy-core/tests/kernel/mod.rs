@@ -25,6 +25,10 @@ pub struct Key {
     pub port: u16,
 }
 
+/// A place for a backend.
+type Slot = (Family, BackendId);
+/// Address, port and protocol of a backend.
+type Content = (IpAddr, u16, u8);
 /// A record as a reader may have copied it.
 type Copied = (Key, ServiceValue);
 
@@ -33,7 +37,7 @@ pub struct Kernel {
     capacities: Capacities,
     pub services: BTreeMap<Key, ServiceValue>,
     ring: Vec<BackendId>,
-    backends: BTreeMap<(Family, BackendId), BackendOp>,
+    backends: BTreeMap<Slot, BackendOp>,
     pub ranges: BTreeSet<(u32, IpNetwork)>,
     pins: Pins,
     /// Records that were replaced or deleted since the last epoch was closed.
@@ -46,7 +50,7 @@ pub struct Kernel {
 #[derive(Clone, Debug, Default)]
 struct Pins {
     positions: BTreeMap<u32, usize>,
-    backends: BTreeMap<(Family, BackendId), usize>,
+    backends: BTreeMap<Slot, usize>,
     service_ids: BTreeMap<u32, usize>,
 }
 
@@ -98,7 +102,7 @@ impl Kernel {
                 assert!(self.ranges.len() <= self.capacities.source_ranges as usize, "source_ranges is full");
             }
             MapOp::DeleteSourceRange { service_id, network } => {
-                drop(self.ranges.remove(&(*service_id, *network)))
+                self.ranges.retain(|range| *range != (*service_id, *network));
             }
             MapOp::Service(op) => self.write_service(*op),
         }
@@ -211,12 +215,12 @@ impl Kernel {
 
     fn unpin(&mut self, (key, value): Copied) {
         for slot in slots(&self.ring, key, &value).collect::<Vec<_>>() {
-            unpin(&mut self.pins.backends, slot);
+            unpin(&mut self.pins.backends, &slot);
         }
         for position in value.ring_base..value.ring_base + count(&value) {
-            unpin(&mut self.pins.positions, position);
+            unpin(&mut self.pins.positions, &position);
         }
-        unpin(&mut self.pins.service_ids, value.service_id);
+        unpin(&mut self.pins.service_ids, &value.service_id);
     }
 
     /// An epoch was closed: its grace period begins.
@@ -312,11 +316,11 @@ impl Kernel {
     }
 }
 
-fn unpin<T: Ord>(pins: &mut BTreeMap<T, usize>, thing: T) {
-    let Some(count) = pins.get_mut(&thing) else { return };
+fn unpin<T: Ord>(pins: &mut BTreeMap<T, usize>, thing: &T) {
+    let Some(count) = pins.get_mut(thing) else { return };
     *count -= 1;
     if *count == 0 {
-        pins.remove(&thing);
+        pins.remove(thing);
     }
 }
 
@@ -326,17 +330,13 @@ fn count(value: &ServiceValue) -> u32 {
 }
 
 /// The places that a record leads to.
-fn slots<'a>(
-    ring: &'a [BackendId],
-    key: Key,
-    value: &ServiceValue,
-) -> impl Iterator<Item = (Family, BackendId)> + 'a {
+fn slots<'a>(ring: &'a [BackendId], key: Key, value: &ServiceValue) -> impl Iterator<Item = Slot> + 'a {
     let range = value.ring_base as usize..(value.ring_base + count(value)) as usize;
     ring.get(range).expect("a range inside the ring").iter().map(move |id| (key.family(), *id))
 }
 
-/// Place and content (address, port, protocol) of a backend write; no content frees the place. Checks the check word.
-fn content(op: BackendOp) -> ((Family, BackendId), Option<(IpAddr, u16, u8)>) {
+/// Place and content of a backend write; no content frees the place. Checks the check word.
+fn content(op: BackendOp) -> (Slot, Option<Content>) {
     match op {
         BackendOp::V4(id, BackendValue::<Ipv4Be>::FREE) => ((Family::V4, id), None),
         BackendOp::V6(id, BackendValue::<Ipv6Be>::FREE) => ((Family::V6, id), None),

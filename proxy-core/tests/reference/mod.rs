@@ -61,6 +61,13 @@ struct Endpoint {
     for_zones: Vec<String>,
 }
 
+/// All that there is to know.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    world: &'a World,
+    settings: &'a Settings,
+}
+
 /// Who may have a frontend that several claim: the smallest wins.
 type Rank = (FrontendKind, bool, Option<i64>, ObjectName, usize);
 
@@ -70,7 +77,7 @@ impl World {
             Event::ServiceApplied(service) => drop(self.services.insert(service.name.clone(), *service)),
             Event::ServiceDeleted(name) => drop(self.services.remove(&name)),
             Event::ServicesListed(all) => {
-                self.services = all.into_iter().map(|s| (s.name.clone(), s)).collect()
+                self.services = all.into_iter().map(|s| (s.name.clone(), s)).collect();
             }
             Event::SliceApplied(slice) => drop(self.slices.insert(slice.name.clone(), *slice)),
             Event::SliceDeleted(name) => drop(self.slices.remove(&name)),
@@ -82,16 +89,17 @@ impl World {
 }
 
 pub fn expected(world: &World, settings: &Settings) -> Expected {
+    let view = View { world, settings };
     let mut result = Expected::default();
     let mut owners: BTreeMap<FrontendKey, Rank> = BTreeMap::new();
     for service in world.services.values().filter(|service| is_served(service, settings)) {
-        for (key, rank, answer) in claims(world, settings, service) {
+        for (key, rank, answer) in claims(view, service) {
             if owners.get(&key).is_none_or(|owner| rank < *owner) {
                 owners.insert(key, rank);
                 result.frontends.insert(key, answer);
             }
         }
-        if let Some(check) = health_check(world, settings, service) {
+        if let Some(check) = health_check(view, service) {
             result.health_checks.insert(service.name.clone(), check);
         }
     }
@@ -114,12 +122,12 @@ fn cluster_ips(service: &ServiceObject) -> Vec<&str> {
 }
 
 /// All the frontends a Service asks for, whoever gets them.
-fn claims(world: &World, settings: &Settings, service: &ServiceObject) -> Vec<(FrontendKey, Rank, Answer)> {
+fn claims(view: View<'_>, service: &ServiceObject) -> Vec<(FrontendKey, Rank, Answer)> {
     let mut all = vec![];
     for (index, (port_name, protocol, port, node_port)) in ports(service).into_iter().enumerate() {
         for family in families(service) {
-            let endpoints = endpoints(world, settings, &service.name, &port_name, protocol, family);
-            let addresses = frontend_addresses(world, settings, service, family);
+            let endpoints = endpoints(view, &service.name, &port_name, protocol, family);
+            let addresses = frontend_addresses(view, service, family);
             for (kind, address, scope) in addresses {
                 let number = if kind == FrontendKind::NodePort { node_port } else { Some(port) };
                 let Some(number) = number else { continue };
@@ -129,7 +137,7 @@ fn claims(world: &World, settings: &Settings, service: &ServiceObject) -> Vec<(F
                 let rank = (kind, age.0, age.1, service.name.clone(), index);
                 let owner =
                     ServicePortName { service: service.name.clone(), port_name: port_name.clone(), protocol };
-                all.push((key, rank, answer(world, settings, service, owner, kind, key, &endpoints)));
+                all.push((key, rank, answer(view, service, owner, kind, key, &endpoints)));
             }
         }
     }
@@ -176,8 +184,7 @@ fn address(text: &str) -> Option<IpAddr> {
 /// Every kind and address of a Service in a family, with who uses it: a ClusterIP is for inside only, and so is a
 /// loopback address.
 fn frontend_addresses(
-    world: &World,
-    settings: &Settings,
+    view: View<'_>,
     service: &ServiceObject,
     family: Family,
 ) -> Vec<(FrontendKind, IpAddr, Scope)> {
@@ -202,25 +209,24 @@ fn frontend_addresses(
         both(FrontendKind::LoadBalancer, own(vips.map(|ingress| ingress.ip.as_str()).collect()));
     }
     if ["LoadBalancer", "NodePort"].contains(&service.service_type.as_str()) {
-        both(FrontendKind::NodePort, node_port_addresses(world, settings, family));
+        both(FrontendKind::NodePort, node_port_addresses(view, family));
     }
     all
 }
 
 /// The node's own addresses as far as the settings admit them, and loopback.
-fn node_port_addresses(world: &World, settings: &Settings, family: Family) -> Vec<IpAddr> {
-    let listed = world.node.iter().flat_map(|node| &node.addresses);
+fn node_port_addresses(view: View<'_>, family: Family) -> Vec<IpAddr> {
+    let listed = view.world.node.iter().flat_map(|node| &node.addresses);
     let listed = listed.filter(|entry| entry.kind == "InternalIP" || entry.kind == "ExternalIP");
     let mut all: BTreeSet<IpAddr> = listed.filter_map(|entry| address(&entry.address)).collect();
-    all.extend(&world.addresses);
-    all.retain(|address| settings.node_port_addresses.admits(*address));
+    all.extend(&view.world.addresses);
+    all.retain(|address| view.settings.node_port_addresses.admits(*address));
     all.extend(["127.0.0.1", "::1"].into_iter().filter_map(address));
     all.into_iter().filter(|address| Family::of(*address) == family).collect()
 }
 
 fn answer(
-    world: &World,
-    settings: &Settings,
+    view: View<'_>,
     service: &ServiceObject,
     owner: ServicePortName,
     kind: FrontendKind,
@@ -236,7 +242,7 @@ fn answer(
     let backends = if local_only {
         local_list(endpoints)
     } else {
-        cluster_list(endpoints, &settings.node_name, zone(world))
+        cluster_list(endpoints, &view.settings.node_name, zone(view.world))
     };
     let any = endpoints.iter().any(|endpoint| endpoint.ready || endpoint.serving && endpoint.terminating);
     let when_empty = if any { WhenEmpty::Drop } else { WhenEmpty::Reject };
@@ -325,15 +331,14 @@ fn cluster_list(endpoints: &[Endpoint], node: &str, zone: Option<&str>) -> BTree
 
 /// The endpoints of one ServicePort in one family, each address and port once.
 fn endpoints(
-    world: &World,
-    settings: &Settings,
+    view: View<'_>,
     service: &ObjectName,
     port_name: &str,
     wanted: Protocol,
     family: Family,
 ) -> Vec<Endpoint> {
     let mut all: Vec<Endpoint> = vec![];
-    for slice in world.slices.values().filter(|slice| is_slice_of(slice, service, settings)) {
+    for slice in view.world.slices.values().filter(|slice| is_slice_of(slice, service, view.settings)) {
         if slice.address_type != (if family == Family::V4 { "IPv4" } else { "IPv6" }) {
             continue;
         }
@@ -351,7 +356,7 @@ fn endpoints(
                 }
                 all.push(Endpoint {
                     backend: Backend { address, port: number },
-                    local: endpoint.node_name.as_deref() == Some(&settings.node_name),
+                    local: endpoint.node_name.as_deref() == Some(&view.settings.node_name),
                     ready: endpoint.ready.unwrap_or(true),
                     serving: endpoint.serving.unwrap_or(true),
                     terminating: endpoint.terminating.unwrap_or(false),
@@ -361,7 +366,7 @@ fn endpoints(
             }
         }
     }
-    without_copies(all, &settings.node_name, zone(world))
+    without_copies(all, &view.settings.node_name, zone(view.world))
 }
 
 /// The node's zone; an empty one is none.
@@ -412,12 +417,12 @@ fn without_copies(all: Vec<Endpoint>, node: &str, zone: Option<&str>) -> Vec<End
 
 /// Only for `externalTrafficPolicy: Local` of a LoadBalancer; local and ready endpoints, each address once, and a pod
 /// with an address in each family once.
-fn health_check(world: &World, settings: &Settings, service: &ServiceObject) -> Option<(u16, usize)> {
+fn health_check(view: View<'_>, service: &ServiceObject) -> Option<(u16, usize)> {
     if service.service_type != "LoadBalancer" || service.external_policy != "Local" {
         return None;
     }
     let port = port_number(service.health_check_node_port)?;
-    let slices = world.slices.values().filter(|slice| is_slice_of(slice, &service.name, settings));
+    let slices = view.world.slices.values().filter(|slice| is_slice_of(slice, &service.name, view.settings));
     let names: BTreeSet<&String> =
         slices.flat_map(|slice| &slice.ports).filter_map(|port| port.name.as_ref()).collect();
     let count = |family: Family| {
@@ -425,7 +430,7 @@ fn health_check(world: &World, settings: &Settings, service: &ServiceObject) -> 
         // Any port counts, also one that the Service does not have, as with kube-proxy.
         for name in &names {
             for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-                let all = endpoints(world, settings, &service.name, name, protocol, family);
+                let all = endpoints(view, &service.name, name, protocol, family);
                 ready.extend(all.iter().filter(|one| one.local && one.ready).map(|one| one.backend.address));
             }
         }

@@ -179,15 +179,15 @@ impl Agent {
             && is_whole(key, before)
         {
             let stays = !self.restarted || answer.kind == FrontendKind::ClusterIp;
-            if before.service_id != value.service_id {
-                assert!(!stays || self.gone.contains(&owner.0.service), "{key:?} gets another service id");
-            } else {
+            if before.service_id == value.service_id {
                 assert!(before.generation <= value.generation, "{key:?} goes back in time");
                 let same = old.backends == answer.backends && old.keep == answer.keep;
                 assert!(
                     same || before.generation < value.generation,
                     "the change of {key:?} shows in no generation"
                 );
+            } else {
+                assert!(!stays || self.gone.contains(&owner.0.service), "{key:?} gets another service id");
             }
         }
         self.published.insert(key, answer.clone());
@@ -346,10 +346,8 @@ fn assert_says(kernel: &Kernel, key: Key, value: &ServiceValue, answer: &Answer)
     ] {
         flags |= if set { flag } else { 0 };
     }
-    let meaningless = match chosen.is_empty() {
-        true => 0,
-        false => ServiceFlags::REJECT_WHEN_EMPTY | ServiceFlags::DROP_WHEN_EMPTY,
-    };
+    let when_empty = ServiceFlags::REJECT_WHEN_EMPTY | ServiceFlags::DROP_WHEN_EMPTY;
+    let meaningless = if chosen.is_empty() { 0 } else { when_empty };
     assert_eq!(value.flags & !meaningless, flags, "{key:?}");
 }
 
