@@ -2,7 +2,10 @@
 //!
 //! Must not know how long an entry is good for: that is the Service's.
 
-use crate::addr::Ipv6Be;
+use crate::{
+    addr::{Address as _, Ipv6Be},
+    check::Mix,
+};
 
 shared_struct! {
     /// Key of `affinity`: one client of one ServicePort.
@@ -23,6 +26,15 @@ impl AffinityKey {
     /// `client` is an address.
     pub const BY_ADDRESS: u32 = 2;
 
+    /// What [`AffinityValue::tag`] is for this client while the Service's record has `generation`.
+    ///
+    /// Over the whole key: an LRU map may hand an element to another client while a program reads it, and a service id
+    /// may be given to another Service; neither may pass for "nothing changed".
+    #[inline(always)]
+    pub fn tag(&self, generation: u32) -> u32 {
+        self.client.mix(Mix::new()).word(self.service_id).word(self.kind).word(generation).finish()
+    }
+
     /// The key of all sockets of one network namespace; `family` is 4 or 6.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the cookie")]
@@ -37,9 +49,25 @@ shared_struct! {
     pub struct AffinityValue {
         /// The backend used last.
         pub backend_id: u32,
-        /// Generation of the service record under which the backend was last known to be selectable.
-        pub generation: u32,
+        /// [`AffinityKey::tag`] with the generation of the service record under which the backend was last known to be
+        /// selectable; anything else only means that this must be looked at again.
+        pub tag: u32,
         /// When it was last used, `bpf_ktime_get_ns` (monotonic, not counting suspend).
         pub last_used_ns: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_good_for_one_client_one_service_and_one_generation() {
+        let key = AffinityKey::of_netns(7, 3, 4);
+        let others = [AffinityKey::of_netns(8, 3, 4), AffinityKey::of_netns(7, 4, 4), AffinityKey::of_netns(7, 3, 6)];
+        for other in others {
+            assert_ne!(key.tag(1), other.tag(1), "{other:?}");
+        }
+        assert_ne!(key.tag(1), key.tag(2));
     }
 }

@@ -67,6 +67,6 @@ mod tests {
     /// and write the new number here.
     #[test]
     fn a_changed_layout_is_noticed() {
-        assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 2_295_717_295, 3_094_713_009));
+        assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 3_647_009_027, 3_094_713_009));
     }
 }

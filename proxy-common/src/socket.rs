@@ -3,7 +3,7 @@
 //! Addresses are kept as IPv6 (IPv4-mapped for IPv4), because an `AF_INET6` socket meets IPv4 in both forms.
 //! Must not know which hook reads or writes it.
 
-use crate::addr::{Ipv6Be, PortBe};
+use crate::addr::{Address as _, Ipv6Be, PortBe};
 
 shared_struct! {
     /// Value of `sock_peers`: the Service that a connected socket (TCP or UDP) thinks it talks to.
@@ -35,6 +35,20 @@ shared_struct! {
         /// The Service it thinks it talks to.
         pub peer: SocketPeer,
     }
+}
+
+impl SocketPeer {
+    /// The socket is connected to no Service.
+    pub const NONE: Self = Self {
+        frontend: Ipv6Be::UNSPECIFIED,
+        backend: Ipv6Be::UNSPECIFIED,
+        frontend_port: PortBe::ANY,
+        backend_port: PortBe::ANY,
+        service_id: 0,
+        backend_id: 0,
+        protocol: 0,
+        since_ns: 0,
+    };
 }
 
 /// How many Services one unconnected UDP socket can talk to at a time and still stay with each one's backend.

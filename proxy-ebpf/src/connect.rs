@@ -3,7 +3,7 @@
 //! Must not know how a record is read or a backend chosen.
 
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::{Address, Counter, Hook, Protocol};
+use proxy_common::{Address, Counter, Hook, Protocol, SocketPeer};
 
 use crate::{
     family::{Family, V4, V6},
@@ -38,7 +38,10 @@ fn connect<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl
     let (mut service, mut choice) = (lookup::EMPTY, Choice::NONE);
     let port = ctx.port();
     let outcome = match find::<F>(address, port, protocol, || ctx.netns_cookie(), &mut service) {
-        Found::NotOurs => return PROCEED,
+        Found::NotOurs => {
+            forget(ctx.context());
+            return PROCEED;
+        }
         Found::Refused(reason) => Err(reason),
         Found::Service => choose::<F>(&service, || ctx.netns_cookie(), &mut choice),
     };
@@ -63,5 +66,16 @@ fn remember(ctx: &SockAddrContext, decision: &Decision) {
     if !at.is_null() {
         // SAFETY: not null; storage of this socket, which is locked by the system call.
         unsafe { *at = peer };
+    }
+}
+
+/// A socket that is connected to something else than a Service now does not talk to that Service any more.
+#[inline(always)]
+fn forget(ctx: &SockAddrContext) {
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::SOCK_PEERS.get_ptr_mut(ctx) };
+    if !at.is_null() {
+        // SAFETY: not null; storage of this socket, which is locked by the system call.
+        unsafe { *at = SocketPeer::NONE };
     }
 }

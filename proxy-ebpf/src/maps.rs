@@ -56,7 +56,7 @@ pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
     LpmTrie::with_max_entries(DEFAULT_SOURCE_RANGES, BPF_F_NO_PREALLOC);
 
 /// Socket to the Service it is connected to. Written by connect, read by getpeername and recvmsg and, through
-/// sock_diag, by the agent. Bounded by the number of sockets and freed with them. Pinned.
+/// `list_sockets`, by the agent. Bounded by the number of sockets and freed with them. Pinned.
 #[btf_map(name = "sock_peers")]
 pub static SOCK_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 

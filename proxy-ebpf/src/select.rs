@@ -47,7 +47,7 @@ pub fn choose<F: Family>(
         return Ok(());
     }
     at_random::<F>(service, choice)?;
-    let value = AffinityValue { backend_id: choice.id, generation: service.generation, last_used_ns: now() };
+    let value = AffinityValue { backend_id: choice.id, tag: key.tag(service.generation), last_used_ns: now() };
     // Cannot fail but for memory: an LRU map makes room. Then the client chooses anew next time.
     let _ = maps::AFFINITY.insert(key, value, 0);
     Ok(())
@@ -92,18 +92,25 @@ fn by_affinity<F: Family>(
     choice: &mut Choice<F::Address>,
 ) -> bool {
     let Some(at) = maps::AFFINITY.get_ptr_mut(key) else { return false };
-    // SAFETY: valid for the length of the program. Another CPU may write the same client's entry: either choice is good.
-    let entry = unsafe { &mut *at };
+    // SAFETY: valid for the length of the program. Another CPU may write the same client's entry, or reuse the element
+    // for another client: each field is read once, and the tag tells whose they are.
+    let entry = unsafe { at.read_volatile() };
     let now = now();
     choice.id = entry.backend_id;
-    let expired = now.wrapping_sub(entry.last_used_ns) >= u64::from(service.affinity_seconds) * SECOND;
-    if expired || (entry.generation != service.generation && !membership::selectable(service, choice.id)) {
+    let tag = key.tag(service.generation);
+    // Another CPU may have used the entry between the reading and the clock: then it was used just now.
+    let expired = now.saturating_sub(entry.last_used_ns) >= u64::from(service.affinity_seconds) * SECOND;
+    if expired || (entry.tag != tag && !membership::selectable(service, choice.id)) {
         return false;
     }
     if !read_backend::<F>(choice.id, &mut choice.backend) {
         return false;
     }
-    entry.generation = service.generation;
-    entry.last_used_ns = now;
+    // SAFETY: as above. Not the backend: an element that was reused meanwhile keeps its new client's, and the tag, which
+    // is not that client's, only makes the next look-up check it.
+    unsafe {
+        (&raw mut (*at).tag).write_volatile(tag);
+        (&raw mut (*at).last_used_ns).write_volatile(now);
+    }
     true
 }

@@ -32,7 +32,10 @@ fn send<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl Fn
     let (mut service, mut choice) = (lookup::EMPTY, Choice::NONE);
     let port = ctx.port();
     let outcome = match find::<F>(address, port, Protocol::Udp, || ctx.netns_cookie(), &mut service) {
-        Found::NotOurs => return PROCEED,
+        Found::NotOurs => {
+            forget(ctx, address.to_mapped(), port);
+            return PROCEED;
+        }
         Found::Refused(reason) => Sent::Refused(reason),
         Found::Service => follow::<F>(ctx, &service, address.to_mapped(), port, &mut choice),
     };
@@ -132,4 +135,21 @@ fn keep<F: Family>(service: &ServiceValue, flow: &mut UdpFlow, choice: &mut Choi
         flow.last_used_ns = now();
     }
     same
+}
+
+/// The program asks a backend by its own address: its answers are to come from there, and no longer from a Service.
+#[inline(always)]
+fn forget(ctx: &SockAddr<'_>, backend: Ipv6Be, port: PortBe) {
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::UDP_FLOWS.get_ptr_mut(ctx.context()) };
+    if at.is_null() {
+        return;
+    }
+    // SAFETY: not null; storage of this socket.
+    let flows = unsafe { &mut *at };
+    for flow in &mut flows.flows {
+        if flow.backend == backend && flow.backend_port == port {
+            flow.last_used_ns = 0;
+        }
+    }
 }

@@ -97,3 +97,30 @@ fn affinity_survives_a_change_that_leaves_the_backend_and_ends_with_the_backend(
     assert_eq!(moved.len(), 1);
     assert!(!moved.contains(&first));
 }
+
+/// Two processors refresh one client's entry at the same time: neither may take the other's later time for an expiry.
+#[test]
+fn a_client_stays_with_its_backend_when_its_threads_connect_at_once() {
+    let mut world = World::new();
+    let endpoints = world.endpoints(&["a", "b", "c"]);
+    world.publish(&sticky(vip_service("UDP"), 3600), &endpoints);
+    let first = world.in_pod(|| ask_connected(&connected_udp(vip()).unwrap()).unwrap().0);
+    // A wrong expiry is written for everybody and so stays: it is enough to ask now and then.
+    let connect = || {
+        let socket = udp_socket(vip()).unwrap();
+        let mut seen = BTreeSet::new();
+        for round in 0..1_000_000 {
+            socket.connect(vip()).unwrap();
+            if round % 2_000 == 0 {
+                seen.insert(ask_connected(&socket).unwrap().0);
+            }
+        }
+        seen
+    };
+    let seen: BTreeSet<String> = std::thread::scope(|scope| {
+        let netns = &world.client.netns;
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(move || netns.run(connect))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(seen, BTreeSet::from([first]));
+}

@@ -31,12 +31,12 @@ fn other_ports_of_an_external_address_are_left_alone() {
     let mut world = World::new();
     let endpoints = world.endpoints(&["a"]);
     world.publish(&exposed(vip_service("TCP"), "203.0.113.5", "203.0.113.9"), &endpoints);
-    world.lab.node.ip("route add unreachable 203.0.113.0/24").unwrap();
+    world.lab.node.ip("route add prohibit 203.0.113.0/24").unwrap();
     for address in [EXTERNAL, BALANCER] {
         let to = SocketAddr::new(IpAddr::from(address), PORT + 1);
         assert_eq!(
             crate::world::errno(world.on_node(|| ask_tcp(to))),
-            crate::world::UNREACHABLE,
+            crate::world::PROHIBITED,
             "the route's answer"
         );
     }

@@ -11,10 +11,13 @@
 )]
 
 mod affinity;
+mod agent;
+mod agent_commands;
 mod churn;
 mod leaving;
 mod locality;
 mod monitor;
+mod node;
 mod node_port;
 mod refusal;
 mod restart;

@@ -59,7 +59,7 @@ fn an_own_node_port_uses_remote_endpoints_under_local_policy() {
     assert_eq!(world.in_pod(|| ask_tcp(at(NODE_V4))).unwrap().0, "b");
 }
 
-/// Another node answers its NodePort itself: here nobody does, so the client's own kernel has no route.
+/// Another node answers its NodePort itself; here a route with an errno of its own stands for it.
 #[test]
 fn another_nodes_port_is_left_alone() {
     let mut world = World::new();
@@ -67,9 +67,9 @@ fn another_nodes_port_is_left_alone() {
     service.external_policy = "Local".into();
     let endpoints = world.endpoints(&["a"]);
     world.publish(&service, &endpoints);
-    world.lab.node.ip("route add unreachable 198.51.100.7/32").unwrap();
+    world.lab.node.ip("route add prohibit 198.51.100.7/32").unwrap();
     let other_node = at(Ipv4Addr::new(198, 51, 100, 7));
-    assert_eq!(errno(world.on_node(|| ask_tcp(other_node))), crate::world::UNREACHABLE);
+    assert_eq!(errno(world.on_node(|| ask_tcp(other_node))), crate::world::PROHIBITED, "the route's answer");
 }
 
 #[test]

@@ -134,3 +134,30 @@ fn datagrams_to_other_addresses_are_left_alone() {
     let socket = world.in_pod(|| udp_socket(direct).unwrap());
     assert_eq!(ask_udp(&socket, direct).unwrap(), ("c".into(), direct));
 }
+
+/// What a socket asked for last is what counts, also when that is a backend's own address.
+#[test]
+fn a_socket_that_connects_to_a_backend_itself_forgets_the_service() {
+    let world = World::with_service("UDP");
+    let socket = world.in_pod(|| connected_udp(vip()).unwrap());
+    let backend = ask_connected(&socket).unwrap().0;
+    let direct = SocketAddr::new(world.pods[&backend].v4.into(), crate::world::TARGET);
+    socket.connect(direct).unwrap();
+    assert_eq!(socket.peer_addr().unwrap(), direct);
+    assert_eq!(ask_connected(&socket).unwrap(), (backend, direct));
+    let translated = world.peek().data.observer().unwrap().translated_sockets().unwrap();
+    let report = world.on_node(|| proxy_userspace::sockets::destroy_udp(&translated, &[direct]));
+    assert_eq!((report.destroyed, report.errors), (0, Vec::new()));
+    assert!(ask_connected(&socket).is_ok());
+}
+
+#[test]
+fn an_answer_to_a_datagram_sent_to_the_backend_itself_comes_from_the_backend() {
+    let world = World::with_service("UDP");
+    let socket = world.in_pod(|| udp_socket(vip()).unwrap());
+    let (backend, from) = ask_udp(&socket, vip()).unwrap();
+    assert_eq!(from, vip());
+    let direct = SocketAddr::new(world.pods[&backend].v4.into(), crate::world::TARGET);
+    assert_eq!(ask_udp(&socket, direct).unwrap(), (backend, direct));
+    assert_eq!(ask_udp(&socket, vip()).unwrap().1, vip());
+}

@@ -37,6 +37,13 @@ pub(crate) struct World {
 impl World {
     /// A node with the pods `a`, `b`, `c` serving [`TARGET`] and a client pod. No Service.
     pub(crate) fn new() -> Self {
+        let mut world = Self::without_plane();
+        world.plane = Some(Plane::open(&world.host, &world.lab).unwrap());
+        world
+    }
+
+    /// The same without a data plane in this process, for an agent.
+    pub(crate) fn without_plane() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let host = Host::new().unwrap();
         let mut lab = Lab::new().unwrap();
@@ -47,8 +54,7 @@ impl World {
             pods.insert(name.to_owned(), pod);
             servers.insert(name.to_owned(), serving);
         }
-        let plane = Some(Plane::open(&host, &lab).unwrap());
-        Self { plane, _servers: servers, pods, client, lab, host, _turn: turn }
+        Self { plane: None, _servers: servers, pods, client, lab, host, _turn: turn }
     }
 
     /// A dual-stack Service over all pods, TCP or UDP.
@@ -124,5 +130,7 @@ pub(crate) fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
 
 /// `ECONNREFUSED`.
 pub(crate) const REFUSED: i32 = 111;
+/// `EACCES`, what a `prohibit` route answers: never Sheave's answer.
+pub(crate) const PROHIBITED: i32 = 13;
 /// `EHOSTUNREACH`.
 pub(crate) const UNREACHABLE: i32 = 113;

@@ -1,11 +1,21 @@
 //! Pins of another layout, another size, another agent.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use proxy_userspace::dataplane::{Capacities, DataPlane, LinkAction, lock_holder};
+use aya::maps::{HashMap, Map, MapData};
+use proxy_common::{AffinityKey, AffinityValue};
+use proxy_core::desired::Settings;
+use proxy_core::entries::text::{self, Ids};
+use proxy_userspace::dataplane::{Capacities, DataPlane, LinkAction, inspect, lock_holder};
+use proxy_userspace::metrics::Metrics;
+use proxy_userspace::reconcile::Reconciler;
 
 use crate::setup::{Site, cluster, dump, wanted, written};
+
+type Affinity = HashMap<MapData, AffinityKey, AffinityValue>;
 
 fn pins(site: &Site) -> Vec<PathBuf> {
     let mut pins: Vec<PathBuf> = fs::read_dir(site.host.bpffs.pins().join("maps"))
@@ -74,6 +84,28 @@ fn pins_of_other_sizes_are_removed_after_the_change_over() {
     assert!(kept("sock_peers") && kept("udp_flows"), "what sockets know outlives a change of size");
 }
 
+/// An agent with another capacity was stopped before its maps came into use.
+#[test]
+fn a_change_of_size_that_was_given_up_leaves_the_earlier_maps_whole() {
+    let site = Site::new();
+    let mut plane = site.open();
+    plane.apply(cluster()).unwrap();
+    let (names, text) = (pins(&site), written(&mut plane));
+    drop(plane);
+    let other = site.host.config(Capacities { services: 64, ..Capacities::default() });
+    let given_up = site.lab.node.run(|| DataPlane::open(&other)).unwrap();
+    assert!(!given_up.inherited());
+    drop(given_up);
+    assert!(names.iter().all(|name| pins(&site).contains(name)), "{names:?}");
+    let seen =
+        text::print(&text::of_dump(&inspect(&site.host.bpffs.pins()).unwrap().dump().unwrap(), Ids::Hidden));
+    assert_eq!(seen, text, "who looks sees what is in use");
+
+    let mut next = site.open();
+    assert!(next.data.inherited());
+    assert_eq!((pins(&site), written(&mut next)), (names, text));
+}
+
 /// The service maps refer to each other: they are all old or all new.
 #[test]
 fn a_missing_map_makes_the_whole_group_new() {
@@ -87,6 +119,34 @@ fn a_missing_map_makes_the_whole_group_new() {
     assert!(dump(&mut next).services4.is_empty());
     next.apply(cluster()).unwrap();
     assert_eq!(written(&mut next), wanted(&next.engine));
+}
+
+/// A new Service may get the id of one that is gone: it must not inherit that one's clients.
+#[test]
+fn the_next_agent_forgets_the_clients_of_services_that_are_gone() {
+    let site = Site::new();
+    let mut plane = site.open();
+    plane.apply(cluster()).unwrap();
+    let live: BTreeSet<u32> = plane.planner.service_ids().collect();
+    drop(plane);
+    let data = MapData::from_pin(pin(&site, "affinity")).unwrap();
+    let mut affinity: Affinity = HashMap::try_from(Map::LruHashMap(data)).unwrap();
+    let gone = live.last().unwrap() + 1;
+    for id in live.iter().copied().chain([gone, gone + 1]) {
+        for family in [4, 6] {
+            let value = AffinityValue { backend_id: 1, tag: 1, last_used_ns: 1 };
+            affinity.insert(AffinityKey::of_netns(7, id, family), value, 0).unwrap();
+        }
+    }
+
+    let config = site.host.config(Capacities::default());
+    let next = site.lab.node.run(|| DataPlane::open(&config)).unwrap();
+    let (settings, capacities) = (Settings::default(), proxy_core::diff::Capacities::default());
+    let maps = next.clone_maps().unwrap();
+    Reconciler::restore(settings, maps, capacities, Metrics::default(), Arc::default()).unwrap();
+    let left: Vec<u32> = affinity.keys().map(|key| key.unwrap().service_id).collect();
+    assert_eq!(left.len(), 2 * live.len());
+    assert_eq!(left.into_iter().collect::<BTreeSet<_>>(), live);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::bpffs::BpfFs;
 use crate::cgroup::Cgroup;
 use crate::controlplane::free_ports;
+use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait::wait_for;
 
@@ -22,6 +23,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
+    /// Where it runs; `None` is the namespace of the test.
+    netns: Option<Netns>,
     health: SocketAddr,
     metrics: SocketAddr,
 }
@@ -47,8 +50,35 @@ impl Agent {
         dir: &Path,
         arguments: &[&str],
     ) -> Result<Self> {
-        let [health, metrics] = free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let mut command = Command::new(program);
+        Self::launch(Command::new(program), None, cgroup, bpffs, dir, arguments)
+    }
+
+    /// Like [`Agent::start`], with the agent inside `netns`.
+    ///
+    /// # Errors
+    /// It has not been built or cannot be started.
+    pub fn start_inside(
+        netns: &Netns,
+        cgroup: &Cgroup,
+        bpffs: &BpfFs,
+        dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        netns.place(&mut command)?;
+        Self::launch(command, Some(netns.try_clone()?), cgroup, bpffs, dir, arguments)
+    }
+
+    fn launch(
+        mut command: Command,
+        netns: Option<Netns>,
+        cgroup: &Cgroup,
+        bpffs: &BpfFs,
+        dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let ports = netns.as_ref().map_or_else(free_ports, |netns| netns.run(free_ports))?;
+        let [health, metrics] = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         command.arg("agent").args(arguments);
         command.arg("--cgroup").arg(cgroup.path());
         command.arg("--pin-dir").arg(bpffs.pins());
@@ -56,7 +86,7 @@ impl Agent {
         command.arg("--health-address").arg(health.to_string());
         command.arg("--metrics-address").arg(metrics.to_string());
         let process = Process::start("sheave agent", &mut command, dir.join("agent.log"))?;
-        Ok(Self { process, health, metrics })
+        Ok(Self { process, netns, health, metrics })
     }
 
     /// Waits until `/readyz` says that it is ready.
@@ -66,7 +96,7 @@ impl Agent {
     pub fn wait_until_ready(&mut self, limit: Duration) -> Result<()> {
         wait_for("the agent is ready", limit, || {
             self.process.check_running()?;
-            Ok(get(self.health, "/readyz").ok())
+            Ok(self.get(self.health, "/readyz").ok())
         })
         .map(drop)
         .with_context(|| self.process.log_tail())
@@ -75,7 +105,15 @@ impl Agent {
     /// Whether `/livez` says that it works.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        get(self.health, "/livez").is_ok()
+        self.get(self.health, "/livez").is_ok()
+    }
+
+    /// Status and body of `/readyz`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        self.ask(self.health, "/readyz")
     }
 
     /// The text of `/metrics`.
@@ -83,7 +121,7 @@ impl Agent {
     /// # Errors
     /// It does not answer.
     pub fn metrics(&self) -> Result<String> {
-        get(self.metrics, "/metrics")
+        self.get(self.metrics, "/metrics")
     }
 
     /// Its process id.
@@ -106,6 +144,17 @@ impl Agent {
     /// It does not end within `limit`.
     pub fn terminate(self, limit: Duration) -> Result<ExitStatus> {
         self.process.terminate(limit)
+    }
+
+    /// The body of an answer with status 200.
+    fn get(&self, server: SocketAddr, path: &str) -> Result<String> {
+        let (status, body) = self.ask(server, path)?;
+        ensure!(status == 200, "{path}: {status}: {body}");
+        Ok(body)
+    }
+
+    fn ask(&self, server: SocketAddr, path: &str) -> Result<(u16, String)> {
+        self.netns.as_ref().map_or_else(|| ask(server, path), |netns| netns.run(|| ask(server, path)))
     }
 
     /// A command of `sheave` that looks at the same agent or at what it left.
@@ -139,14 +188,14 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The body of an answer with status 200.
-fn get(server: SocketAddr, path: &str) -> Result<String> {
+/// Status and body of an answer.
+fn ask(server: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&server, ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without body")?;
-    ensure!(head.split_whitespace().nth(1) == Some("200"), "{path}: {answer}");
-    Ok(body.to_owned())
+    let status = head.split_whitespace().nth(1).context("an answer without status")?;
+    Ok((status.parse()?, body.to_owned()))
 }

@@ -119,5 +119,5 @@ pub fn publish(service: &ServiceObject, port: u16, endpoints: &[EndpointObject])
 pub fn node(addresses: &[IpAddr]) -> Event {
     let addresses =
         addresses.iter().map(|a| NodeAddress { kind: "InternalIP".into(), address: a.to_string() }).collect();
-    Event::Node(Some(NodeObject { name: NODE.into(), zone: None, addresses }))
+    Event::Node(Some(NodeObject { name: NODE.into(), addresses, ..NodeObject::default() }))
 }

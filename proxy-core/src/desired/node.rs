@@ -92,6 +92,7 @@ mod tests {
             name: "n1".into(),
             zone: Some("z1".into()),
             addresses: addresses.iter().map(entry).collect(),
+            ..NodeObject::default()
         }
     }
 

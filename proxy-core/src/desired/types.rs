@@ -175,7 +175,7 @@ pub struct Warning {
     pub kind: &'static str,
     /// The object.
     pub object: ObjectName,
-    /// The field, as a path such as `spec.ports[1].nodePort`.
+    /// The field, as a path such as `spec.ports[1].nodePort`; empty for the object as a whole.
     pub field: String,
     /// Stable identifier, used as the reason of the Kubernetes Event.
     pub reason: WarningReason,
@@ -194,6 +194,8 @@ pub enum WarningReason {
     WrongAddressFamily,
     /// Another Service owns this address, port and protocol.
     AddressConflict,
+    /// The Service does not fit into the kernel maps; what it had before stays in force.
+    NoRoom,
 }
 
 impl FrontendKind {
@@ -226,6 +228,7 @@ impl WarningReason {
             Self::InvalidEndpointAddress => "InvalidEndpointAddress",
             Self::WrongAddressFamily => "WrongAddressFamily",
             Self::AddressConflict => "AddressConflict",
+            Self::NoRoom => "NoRoom",
         }
     }
 }
@@ -265,8 +268,12 @@ impl Display for Backend {
 }
 
 impl Display for Warning {
-    /// `Service ns/name: spec.ports[0].port: InvalidField: message`.
+    /// `Service ns/name: spec.ports[0].port: InvalidField: message`; without the field if there is none.
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        write!(f, "{} {}: {}: {}: {}", self.kind, self.object, self.field, self.reason, self.message)
+        write!(f, "{} {}: ", self.kind, self.object)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{}: {}", self.reason, self.message)
     }
 }

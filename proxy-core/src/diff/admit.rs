@@ -8,12 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::{BackendId, Protocol, ServiceValue, names};
+use proxy_common::{BackendId, ServiceValue, names};
 
 use super::{
     BackendOp, Planner, Refusal,
     demand::{WantedList, count, frontends, lists},
     draft::Draft,
+    holding::{Holding, PortHolding},
     records::Realised,
 };
 use crate::{
@@ -21,24 +22,6 @@ use crate::{
     entries::{RecordKey, RingSlice, masked_ranges, record},
     model::ObjectName,
 };
-
-/// What a Service has.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Holding {
-    /// Frontends that it wants and nobody took from it.
-    pub(super) keys: Vec<RecordKey>,
-    /// Its ServicePorts.
-    pub(super) ports: Vec<PortHolding>,
-}
-
-/// The service id of one ServicePort in one family.
-#[derive(Clone, Debug)]
-pub(super) struct PortHolding {
-    name: Box<str>,
-    protocol: Protocol,
-    family: Family,
-    pub(super) id: u32,
-}
 
 /// The new version of a Service.
 #[derive(Debug, Default)]
@@ -71,38 +54,14 @@ struct ListDraft {
     base: u32,
 }
 
-impl PortHolding {
-    fn new(port: &DesiredServicePort, id: u32) -> Self {
-        let name = port.name.port_name.as_str().into();
-        Self { name, protocol: port.name.protocol, family: port.family, id }
-    }
-
-    fn is_of(&self, port: &DesiredServicePort) -> bool {
-        *self.name == *port.name.port_name
-            && self.protocol == port.name.protocol
-            && self.family == port.family
-    }
-}
-
 impl Planner {
-    /// Drafts the new version of a Service. If it does not fit, the Service keeps what it has.
-    pub(super) fn admit(
-        &mut self,
-        name: &ObjectName,
-        desired: &DesiredService,
-        draft: &mut Draft,
-    ) -> Result<(), Refusal> {
+    /// Drafts the new version of a Service; if it does not fit, notes that it is refused.
+    pub(super) fn admit(&mut self, name: &ObjectName, desired: &DesiredService, draft: &mut Draft) {
         let ids: Vec<Option<u32>> = desired.ports.iter().map(|port| self.known_id(name, port)).collect();
         let room = self.check_room(name, desired, &ids, draft.admitted.len());
         match room.and_then(|()| self.draft_service(name, desired, &ids)) {
-            Ok(service) => {
-                self.accept(name, service, draft);
-                Ok(())
-            }
-            Err(refusal) => {
-                self.adopt(name, desired, &ids);
-                Err(refusal)
-            }
+            Ok(service) => self.accept(name, service, draft),
+            Err(refusal) => draft.refused.push((refusal, ids)),
         }
     }
 
@@ -110,43 +69,6 @@ impl Planner {
     pub(super) fn forget(&mut self, name: &ObjectName, draft: &mut Draft) {
         if self.services.contains_key(name) {
             self.accept(name, ServiceDraft::default(), draft);
-        }
-    }
-
-    /// The id that a ServicePort has, or that the kernel's records of its frontends show it had before a restart.
-    fn known_id(&mut self, service: &ObjectName, port: &DesiredServicePort) -> Option<u32> {
-        self.held_id(service, port).or_else(|| self.claim_id(frontends(port)))
-    }
-
-    fn held_id(&self, service: &ObjectName, port: &DesiredServicePort) -> Option<u32> {
-        let held = self.services.get(service)?.ports.iter().find(|held| held.is_of(port))?;
-        Some(held.id)
-    }
-
-    fn claim_id<'a>(&mut self, mut frontends: impl Iterator<Item = &'a Frontend>) -> Option<u32> {
-        frontends.find_map(|frontend| {
-            let key = RecordKey::from(&frontend.key);
-            let Realised::Whole(value) = self.records.realised(&key) else { return None };
-            (value.service_id != 0 && self.ids.claim(value.service_id)).then_some(value.service_id)
-        })
-    }
-
-    /// After a restart, ids go first to the ServicePorts that have them at an address of their own: a frontend at a
-    /// shared address may have changed hands meanwhile, and is no proof of identity.
-    pub(super) fn recognise(&mut self, wanted: &BTreeMap<ObjectName, DesiredService>) {
-        for (name, desired) in wanted {
-            for port in &desired.ports {
-                if self.held_id(name, port).is_some() {
-                    continue;
-                }
-                if let Some(id) = self.claim_id(frontends(port).filter(|frontend| frontend.owns_address)) {
-                    let holding = match self.services.get_mut(name) {
-                        Some(holding) => holding,
-                        None => self.services.entry(Arc::new(name.clone())).or_default(),
-                    };
-                    holding.ports.push(PortHolding::new(port, id));
-                }
-            }
         }
     }
 
@@ -303,7 +225,9 @@ impl Planner {
         }
         draft.backends.extend(service.backends);
         draft.rings.extend(service.rings);
-        self.hand_over(&owner, before, &now, &service.ports);
+        let wanted: BTreeMap<RecordKey, bool> =
+            service.ports.iter().flat_map(PortDraft::addresses_owned).collect();
+        self.hand_over(&owner, before, &now, &wanted);
         if !now.keys.is_empty() {
             now.keys.shrink_to_fit();
             now.ports.shrink_to_fit();
@@ -331,61 +255,19 @@ impl Planner {
         }
         let wanted = masked_ranges(port.port);
         let realised: BTreeSet<_> = self.ids.ranges(id).collect();
-        draft.admitted.extend(wanted.difference(&realised).map(|network| (id, *network)));
+        let new: Vec<_> = wanted.difference(&realised).copied().collect();
+        draft.admitted.extend(new.iter().map(|network| (id, *network)));
+        if !port.changed.is_empty() {
+            self.ids.ranges_ahead(id, new);
+        }
         draft.dismissed.extend(realised.difference(&wanted).map(|network| (id, *network)));
     }
+}
 
-    /// Registers what a Service wants now, and lets go of what it no longer wants.
-    fn hand_over(
-        &mut self,
-        owner: &Arc<ObjectName>,
-        before: Holding,
-        now: &Holding,
-        ports: &[PortDraft<'_>],
-    ) {
-        let kept: BTreeSet<RecordKey> = now.keys.iter().copied().collect();
-        before.keys.into_iter().filter(|key| !kept.contains(key)).for_each(|key| self.records.unwant(key));
-        let ids: BTreeSet<u32> = now.ports.iter().map(|port| port.id).collect();
-        let gone = before.ports.into_iter().map(|port| port.id).filter(|id| !ids.contains(id));
-        gone.for_each(|id| self.retire(id));
-        for frontend in ports.iter().flat_map(|port| frontends(port.port)) {
-            self.want(RecordKey::from(&frontend.key), owner, frontend.owns_address);
-        }
-    }
-
-    pub(super) fn want(&mut self, key: RecordKey, owner: &Arc<ObjectName>, owns_address: bool) {
-        let loser = self.records.want(key, owner, owns_address);
-        if let Some(holding) = loser.and_then(|loser| self.services.get_mut(&*loser)) {
-            holding.keys.retain(|held| *held != key);
-        }
-    }
-
-    /// The ServicePort of this id is gone.
-    pub(super) fn retire(&mut self, id: u32) {
-        if self.ids.retire(id) {
-            self.quarantine.add_service_id(id);
-        }
-    }
-
-    /// After a restart, a refused Service keeps the records that it had before: those of its frontends that nobody
-    /// else wants.
-    fn adopt(&mut self, name: &ObjectName, desired: &DesiredService, ids: &[Option<u32>]) {
-        let held = self.services.remove_entry(name);
-        let (owner, mut holding) = held.unwrap_or_else(|| (Arc::new(name.clone()), Holding::default()));
-        for (port, id) in desired.ports.iter().zip(ids) {
-            let known = holding.ports.iter().any(|held| held.is_of(port));
-            holding.ports.extend(id.filter(|_| !known).map(|id| PortHolding::new(port, id)));
-            for frontend in frontends(port) {
-                let key = RecordKey::from(&frontend.key);
-                if self.records.is_orphan(&key) {
-                    self.want(key, &owner, frontend.owns_address);
-                    holding.keys.push(key);
-                }
-            }
-        }
-        if !holding.keys.is_empty() || !holding.ports.is_empty() {
-            self.services.insert(owner, holding);
-        }
+impl PortDraft<'_> {
+    /// The frontends, each with whether its kind owns its address.
+    fn addresses_owned(&self) -> impl Iterator<Item = (RecordKey, bool)> {
+        frontends(self.port).map(|frontend| (RecordKey::from(&frontend.key), frontend.owns_address))
     }
 }
 

@@ -23,8 +23,8 @@ pub(super) struct Draft {
     pub(super) records: BTreeMap<RecordKey, ServiceValue>,
     /// Clients to forget.
     pub(super) dismissed: Vec<(u32, IpNetwork)>,
-    /// Services that do not fit.
-    pub(super) refused: Vec<Refusal>,
+    /// Services that do not fit, with the service ids of their ports.
+    pub(super) refused: Vec<(Refusal, Vec<Option<u32>>)>,
 }
 
 impl Draft {

@@ -7,6 +7,7 @@ mod admit;
 mod commit;
 mod demand;
 mod draft;
+mod holding;
 mod op;
 mod planner;
 mod records;

@@ -9,7 +9,12 @@ use std::{
 
 use proxy_common::BackendId;
 
-use super::{BackendOp, Capacities, MapOp, Refusal, admit::Holding, draft::Draft, records::Records};
+use super::{
+    BackendOp, Capacities, MapOp, Refusal,
+    draft::Draft,
+    holding::{Holding, Leaving},
+    records::Records,
+};
 use crate::{
     desired::{DesiredService, Family},
     ids::{BackendTable, Epoch, PerFamily, Quarantine, Ring, ServiceIds},
@@ -52,6 +57,7 @@ pub struct Planner {
     pub(super) capacities: Capacities,
     pub(super) records: Records,
     pub(super) services: BTreeMap<Arc<ObjectName>, Holding>,
+    pub(super) leaving: BTreeMap<Arc<ObjectName>, Leaving>,
     pub(super) backends: PerFamily<BackendTable>,
     pub(super) ring: Ring,
     pub(super) ids: ServiceIds,
@@ -68,11 +74,12 @@ impl Planner {
         let mut draft = self.begin();
         for (name, desired) in changed {
             match desired {
-                Some(desired) => self.plan_service(name, desired, &mut draft),
+                Some(desired) => self.admit(name, desired, &mut draft),
                 None => self.forget(name, &mut draft),
             }
         }
-        self.finish(draft)
+        let refused = self.keep_refused(&mut draft, |name| changed.get(name)?.as_ref());
+        self.finish(draft, refused)
     }
 
     /// Plans all Services: what the kernel holds and none of them wants is removed. Only for a complete list.
@@ -83,11 +90,12 @@ impl Planner {
         gone.iter().for_each(|name| self.forget(name, &mut draft));
         self.recognise(wanted);
         for (name, desired) in wanted {
-            self.plan_service(name, desired, &mut draft);
+            self.admit(name, desired, &mut draft);
         }
+        let refused = self.keep_refused(&mut draft, |name| wanted.get(name));
         self.records.unwant_orphans();
         self.ids.retire_orphans().into_iter().for_each(|id| self.quarantine.add_service_id(id));
-        self.finish(draft)
+        self.finish(draft, refused)
     }
 
     /// Closes the current batch of freed things; `None` if nothing was freed since the last one. Call it after the
@@ -137,18 +145,27 @@ impl Planner {
         self.backends.get_mut(Family::V4).withdraw_all();
         self.backends.get_mut(Family::V6).withdraw_all();
         self.planned.clear();
+        self.prune_leaving();
         Draft::default()
     }
 
-    fn plan_service(&mut self, name: &ObjectName, desired: &DesiredService, draft: &mut Draft) {
-        if let Err(refusal) = self.admit(name, desired, draft) {
-            draft.refused.push(refusal);
+    /// What refused Services keep is known only when all others have said what they want.
+    fn keep_refused<'a>(
+        &mut self,
+        draft: &mut Draft,
+        desired: impl Fn(&ObjectName) -> Option<&'a DesiredService>,
+    ) -> Vec<Refusal> {
+        let refused = std::mem::take(&mut draft.refused);
+        for (refusal, ids) in &refused {
+            if let Some(desired) = desired(&refusal.service) {
+                self.keep(&refusal.service, desired, ids, draft);
+            }
         }
+        refused.into_iter().map(|(refusal, _)| refusal).collect()
     }
 
-    fn finish(&mut self, mut draft: Draft) -> Plan {
+    fn finish(&mut self, mut draft: Draft, refused: Vec<Refusal>) -> Plan {
         draft.dismissed.extend(self.ids.stale_ranges());
-        let refused = std::mem::take(&mut draft.refused);
         let addresses = self.records.unsettled();
         Plan { ops: draft.into_ops(self.records.doomed(), &addresses), refused }
     }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
 };
 
@@ -27,8 +28,10 @@ pub(super) enum Realised {
 #[derive(Clone, Debug, Default)]
 struct Frontend {
     realised: Realised,
-    /// The Service that wants it.
+    /// The Service that wants it, or was the last to; unknown for what a predecessor left.
     owner: Option<Arc<ObjectName>>,
+    /// The owner still wants it.
+    wanted: bool,
     /// Its kind owns the address: other ports are refused.
     owns_address: bool,
 }
@@ -104,41 +107,49 @@ impl Records {
         self.frontends.get(key).is_some_and(|frontend| frontend.owns_address)
     }
 
-    fn owner(&self, key: &RecordKey) -> Option<&Arc<ObjectName>> {
-        self.frontends.get(key)?.owner.as_ref()
-    }
-
-    /// Whether a whole record is in the kernel of which it is not known whose it is.
+    /// Whether a predecessor left a frontend, and nobody wants it yet.
     pub(super) fn is_orphan(&self, key: &RecordKey) -> bool {
-        let whole = matches!(self.realised(key), Realised::Whole(_));
-        whole && self.owner(key).is_none() && !self.doomed.contains(key)
+        self.frontends.get(key).is_some_and(|frontend| frontend.owner.is_none()) && !self.doomed.contains(key)
     }
 
-    /// A Service wants a frontend. Returns the Service that it is taken from, if that is another one.
+    /// Whether a Service wants a frontend.
+    pub(super) fn is_wanted(&self, key: &RecordKey) -> bool {
+        self.frontends.get(key).is_some_and(|frontend| frontend.wanted)
+    }
+
+    /// Whether the kernel refuses unknown ports of a frontend's address: only frontends that own it were there.
+    pub(super) fn was_owned(&self, key: &RecordKey) -> bool {
+        let realised = self.addresses.get(&key.address_record()).map(|address| address.realised);
+        matches!(realised, Some(RealisedAddress::Flags(flags)) if ServiceFlags(flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT))
+    }
+
+    /// A Service wants a frontend. Returns the Service that it is taken from, if that is another one, and whether that
+    /// one owned the address.
     pub(super) fn want(
         &mut self,
         key: RecordKey,
         owner: &Arc<ObjectName>,
         owns_address: bool,
-    ) -> Option<Arc<ObjectName>> {
+    ) -> Option<(Arc<ObjectName>, bool)> {
         let frontend = self.place_frontend(key);
         let before = frontend.owner.replace(Arc::clone(owner));
-        let owned_address = std::mem::replace(&mut frontend.owns_address, owns_address);
+        let was_wanted = mem::replace(&mut frontend.wanted, true);
+        let owned_address = mem::replace(&mut frontend.owns_address, owns_address);
         let was_doomed = self.doomed.remove(&key);
         self.change_address(&key, |address| {
-            if before.is_some() {
+            if was_wanted {
                 address.count_wanted(owned_address, u32::saturating_sub);
             }
             address.count_wanted(owns_address, u32::saturating_add);
             address.doomed = address.doomed.saturating_sub(was_doomed.into());
         });
-        before.filter(|before| before != owner)
+        before.filter(|before| was_wanted && before != owner).map(|before| (before, owned_address))
     }
 
     /// Nobody wants a frontend any more.
     pub(super) fn unwant(&mut self, key: RecordKey) {
         let Some(frontend) = self.frontends.get_mut(&key) else { return };
-        let was_wanted = frontend.owner.take().is_some();
+        let was_wanted = mem::replace(&mut frontend.wanted, false);
         let owned_address = frontend.owns_address;
         let realised = frontend.realised != Realised::Absent;
         let newly_doomed = realised && self.doomed.insert(key);
@@ -155,8 +166,7 @@ impl Records {
 
     /// Every frontend in the kernel that nobody wants is to be deleted, and every address record is to be looked at.
     pub(super) fn unwant_orphans(&mut self) {
-        let orphans =
-            self.frontends.iter().filter(|(_, frontend)| frontend.owner.is_none()).map(|(key, _)| *key);
+        let orphans = self.frontends.iter().filter(|(_, frontend)| !frontend.wanted).map(|(key, _)| *key);
         orphans.collect::<Vec<_>>().into_iter().for_each(|key| self.unwant(key));
         self.unsettled.extend(self.addresses.keys());
     }
@@ -164,10 +174,11 @@ impl Records {
     /// The kernel holds this for a frontend now. Returns what it held before.
     pub(super) fn realise(&mut self, key: RecordKey, now: Realised) -> Realised {
         let frontend = self.place_frontend(key);
-        let before = std::mem::replace(&mut frontend.realised, now);
+        let before = mem::replace(&mut frontend.realised, now);
+        let is_wanted = frontend.wanted;
         let (was, is) = (before != Realised::Absent, now != Realised::Absent);
         let was_doomed = !is && self.doomed.remove(&key);
-        if !is && self.owner(&key).is_none() {
+        if !is && !is_wanted {
             self.remove_frontend(&key);
         }
         self.change_address(&key, |address| {
@@ -367,7 +378,7 @@ mod tests {
         let mut records = Records::default();
         assert_eq!(records.want(key(80), &owner("cart"), true), None);
         assert_eq!(records.want(key(80), &owner("cart"), true), None);
-        assert_eq!(records.want(key(80), &owner("edge"), false), Some(owner("cart")));
+        assert_eq!(records.want(key(80), &owner("edge"), false), Some((owner("cart"), true)));
         assert_eq!((settle(&mut records), records.used(Family::V4)), (vec![Some(false)], 2));
         records.unwant(key(80));
         assert_eq!((records.used(Family::V4), records.used(Family::V6)), (1, 0));

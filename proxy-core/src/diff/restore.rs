@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     Capacities, Planner, RealisedDump, ServiceOp,
-    admit::Holding,
     commit::length,
+    holding::Holding,
     records::{Realised, Records},
 };
 use crate::{
@@ -34,6 +34,7 @@ impl Planner {
             capacities,
             records: Records::default(),
             services: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             backends: backends(dump, capacities.backends),
             ring: Ring::restore(capacities.ring, &dump.ring, spans(&records, ring_len)),
             ids: ServiceIds::new(),
@@ -63,18 +64,18 @@ impl Planner {
         ranges.iter().for_each(|(base, length)| self.ring.reserve(*base, *length));
         self.quarantine.follow(&earlier.quarantine, &ranges);
         for (owner, holding) in mem::take(&mut earlier.services) {
-            self.keep(owner, holding, &earlier.records);
+            self.inherit(owner, holding, &earlier.records);
         }
     }
 
     /// A Service keeps what the shadow knew to be its own, as far as it is in the kernel.
-    fn keep(&mut self, owner: Arc<ObjectName>, mut holding: Holding, earlier: &Records) {
+    fn inherit(&mut self, owner: Arc<ObjectName>, mut holding: Holding, earlier: &Records) {
         holding.keys.retain(|key| self.records.realised(key) != Realised::Absent);
         holding.ports.retain(|port| self.ids.claim(port.id));
         for key in &holding.keys {
             self.records.want(*key, &owner, earlier.owns_address(key));
         }
-        if !holding.keys.is_empty() || !holding.ports.is_empty() {
+        if !holding.is_empty() {
             self.services.insert(owner, holding);
         }
     }

@@ -43,12 +43,21 @@ pub(crate) struct ServiceIds {
     range_count: u32,
     /// Retired ids that have prefixes.
     stale: BTreeSet<u32>,
+    /// Prefixes that a plan adds ahead of the records that need them, until the first of those is written.
+    ahead: BTreeMap<u32, BTreeSet<IpNetwork>>,
 }
 
 impl ServiceIds {
     /// No ids.
     pub(crate) fn new() -> Self {
-        Self { states: BTreeMap::new(), next: 1, floor: 0, range_count: 0, stale: BTreeSet::new() }
+        Self {
+            states: BTreeMap::new(),
+            next: 1,
+            floor: 0,
+            range_count: 0,
+            stale: BTreeSet::new(),
+            ahead: BTreeMap::new(),
+        }
     }
 
     /// A new id, in use from now on.
@@ -69,6 +78,22 @@ impl ServiceIds {
         };
         state.held = Use::Live;
         true
+    }
+
+    /// Whether a retired id still has records in the kernel.
+    pub(crate) fn is_leaving(&self, id: u32) -> bool {
+        self.states.get(&id).is_some_and(|state| state.held == Use::Retired && state.records > 0)
+    }
+
+    /// The id's ServicePort is back before its records were gone; false if they are.
+    pub(crate) fn revive(&mut self, id: u32) -> bool {
+        let Some(state) = self.states.get_mut(&id) else { return false };
+        let is_leaving = state.held == Use::Retired && state.records > 0;
+        if is_leaving {
+            state.held = Use::Live;
+            self.stale.remove(&id);
+        }
+        is_leaving
     }
 
     /// The id's ServicePort is gone. True if the id can go into quarantine.
@@ -98,6 +123,7 @@ impl ServiceIds {
 
     /// A record with this id was written.
     pub(crate) fn record_added(&mut self, id: u32, generation: u32) {
+        self.ahead.remove(&id);
         let state = self.states.entry(id).or_default();
         state.records = state.records.saturating_add(1);
         state.generation = state.generation.max(generation);
@@ -116,6 +142,7 @@ impl ServiceIds {
         if self.is_unused(id)
             && let Some(state) = self.states.remove(&id)
         {
+            self.ahead.remove(&id);
             self.floor = self.floor.max(state.generation);
         }
     }
@@ -123,6 +150,20 @@ impl ServiceIds {
     /// The highest generation seen under an id; for a new id the one before its first.
     pub(crate) fn generation(&self, id: u32) -> u32 {
         self.states.get(&id).map_or(self.floor, |state| state.generation)
+    }
+
+    /// A plan adds these prefixes ahead of records that need them.
+    pub(crate) fn ranges_ahead(&mut self, id: u32, networks: impl IntoIterator<Item = IpNetwork>) {
+        let networks = networks.into_iter().collect::<BTreeSet<_>>();
+        if !networks.is_empty() {
+            self.ahead.entry(id).or_default().extend(networks);
+        }
+    }
+
+    /// Prefixes that are in the kernel and no record needed yet.
+    pub(crate) fn unneeded_ranges(&self, id: u32) -> impl Iterator<Item = IpNetwork> {
+        let ahead = self.ahead.get(&id).into_iter().flatten().copied();
+        ahead.filter(move |network| self.has_range(id, *network))
     }
 
     /// Admits a prefix.
@@ -224,6 +265,34 @@ mod tests {
         assert_eq!((ids.stale_ranges().count(), ids.range_count()), (0, 0));
         ids.release(id);
         assert_eq!(ids.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_prefix_is_unneeded_until_a_record_is_written() {
+        let network = "192.0.2.0/24".parse().unwrap();
+        let mut ids = ServiceIds::new();
+        let id = ids.allocate();
+        ids.ranges_ahead(id, [network]);
+        assert_eq!(ids.unneeded_ranges(id).count(), 0);
+        ids.range_added(id, network);
+        assert_eq!(ids.unneeded_ranges(id).collect::<Vec<_>>(), [network]);
+        ids.record_added(id, 1);
+        assert_eq!(ids.unneeded_ranges(id).count(), 0);
+    }
+
+    #[test]
+    fn a_retired_id_returns_only_while_it_has_records() {
+        let network = "192.0.2.0/24".parse().unwrap();
+        let mut ids = ServiceIds::new();
+        let id = ids.allocate();
+        ids.record_added(id, 1);
+        ids.range_added(id, network);
+        assert!(!ids.is_leaving(id) && !ids.revive(id));
+        assert!(!ids.retire(id));
+        assert!(ids.is_leaving(id) && ids.revive(id));
+        assert_eq!(ids.stale_ranges().count(), 0);
+        assert!(!ids.record_removed(id) && !ids.retire(id));
+        assert!(!ids.is_leaving(id) && !ids.revive(id));
     }
 
     #[test]

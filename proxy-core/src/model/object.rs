@@ -143,6 +143,9 @@ pub struct NodeObject {
     pub name: String,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// It is about to go (KEP-3836): `metadata.deletionTimestamp` is set, or the cluster autoscaler has put its taint
+    /// `ToBeDeletedByClusterAutoscaler` on it.
+    pub deleting: bool,
     /// `status.addresses`.
     pub addresses: Vec<NodeAddress>,
 }

@@ -304,7 +304,7 @@ pub fn node(bytes: &[u8]) -> Option<NodeObject> {
     if g.odds(24) {
         addresses.push(address("InternalIP", g.pick(&BAD_ADDRESSES)));
     }
-    (!g.odds(24)).then(|| NodeObject { name: NODE.into(), zone, addresses })
+    (!g.odds(24)).then(|| NodeObject { name: NODE.into(), zone, addresses, ..NodeObject::default() })
 }
 
 fn garbage(g: &mut Genes<'_>) -> String {

@@ -47,6 +47,11 @@ fn the_example_renders_as_the_json_in_the_golden_file() {
 }
 
 #[test]
+fn the_page_about_render_shows_the_text_of_the_golden_file() {
+    assert!(include_str!("../../../docs/render.md").contains(include_str!("golden/shop.txt")));
+}
+
+#[test]
 fn keys_come_in_the_documented_order() {
     let (desired, warnings) = decide(&example(), "node-1");
     let text = serde_json::to_string(&rendered("node-1", &desired, warnings)).unwrap();

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use proxy_common::Counter;
 use proxy_core::model::Source;
 
 use crate::{
@@ -21,14 +22,13 @@ pub(super) fn read_at_scrape(observer: Arc<Observer>, sources: Arc<WatchStatus>)
         let mut readings = of_sources(&sources.sources());
         readings.extend(of_maps(&observer.usage().unwrap_or_default()));
         readings.extend(of_programs(&observer.programs().unwrap_or_default()));
-        readings.push(of_counters(&observer));
+        readings.push(of_counters(&observer.counters().unwrap_or_default()));
         readings
     })
 }
 
-fn of_counters(observer: &Observer) -> Reading {
-    let counters = observer.counters().unwrap_or_default().into_iter();
-    let values = counters.map(|(counter, count)| labelled("outcome", counter.label(), number(count)));
+fn of_counters(counters: &[(Counter, u64)]) -> Reading {
+    let values = counters.iter().map(|(counter, count)| labelled("outcome", counter.label(), number(*count)));
     Reading {
         name: "socket_events",
         help: "Decisions of the programs at sockets by outcome",
@@ -102,5 +102,95 @@ fn source_name(source: Source) -> &'static str {
         Source::Slices => "endpointslices",
         Source::Node => "node",
         Source::Addresses => "addresses",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::metrics::{Exposition, Metrics};
+
+    const PAGE: &str = include_str!("../../../docs/observing.md");
+
+    /// By name: type and label.
+    type Names = BTreeMap<String, (String, String)>;
+
+    /// Everything the agent exposes, with a value for each label.
+    fn exposed() -> String {
+        let metrics = Metrics::default();
+        metrics.map_writes.get_or_create(&[("op", "service")]).inc();
+        let read = Arc::new(|| {
+            let source = Source::Services;
+            let age = Some(Duration::ZERO);
+            let map = MapUsage {
+                name: "ring".to_owned(),
+                kind: "array".to_owned(),
+                used: Some(1),
+                capacity: 2,
+                bytes: Some(8),
+            };
+            let program = ProgramInfo {
+                name: "connect4".to_owned(),
+                id: 1,
+                tag: String::new(),
+                verified_instructions: Some(1),
+                bytes: None,
+                run_count: 0,
+                run_time: Duration::ZERO,
+            };
+            let mut readings =
+                of_sources(&[SourceStatus { source, listed: true, age, restarts: 0, error: None }]);
+            readings.extend(of_maps(&[map]));
+            readings.extend(of_programs(&[program]));
+            readings.push(of_counters(&[(Counter::ConnectTcp, 1)]));
+            readings
+        });
+        Exposition::new(&metrics, read).text().unwrap()
+    }
+
+    /// The names as a dashboard uses them, out of OpenMetrics text.
+    fn names_exposed(text: &str) -> Names {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let named = types.map(|(family, kind)| {
+            let name = match kind {
+                "counter" => format!("{family}_total"),
+                "info" => format!("{family}_info"),
+                _ => family.to_owned(),
+            };
+            let labelled = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{{")));
+            let label = labelled.and_then(|rest| rest.split('=').next()).unwrap_or("-");
+            (name, (kind.to_owned(), label.to_owned()))
+        });
+        named.collect()
+    }
+
+    fn names_in_the_page() -> Names {
+        let rows = PAGE.lines().filter(|line| line.starts_with("| `sheave_"));
+        let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')).collect());
+        let named =
+            cells.map(|cells: Vec<_>| (cells[1].to_owned(), (cells[2].to_owned(), cells[3].to_owned())));
+        named.collect()
+    }
+
+    #[test]
+    fn the_page_about_observing_has_every_metric_with_its_type_and_label_and_no_other() {
+        assert_eq!(names_in_the_page(), names_exposed(&exposed()));
+    }
+
+    #[test]
+    fn the_page_about_observing_explains_every_outcome() {
+        let mut explained: Vec<_> = PAGE
+            .lines()
+            .skip_while(|line| !line.starts_with("| outcome"))
+            .take_while(|line| line.starts_with('|'))
+            .filter_map(|line| line.split('|').nth(1))
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .collect();
+        let mut counted: Vec<_> = Counter::ALL.iter().map(|counter| counter.label()).collect();
+        explained.sort_unstable();
+        counted.sort_unstable();
+        assert_eq!(explained, counted);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Must not know what any part of the agent does with it.
 
+#[cfg(test)]
+mod documented;
 mod error;
 mod flags;
 mod layers;

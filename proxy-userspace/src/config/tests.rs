@@ -107,6 +107,17 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
 }
 
 #[test]
+fn a_capacity_in_which_nothing_fits_is_an_error_that_names_the_setting_and_the_least() {
+    for name in ["services-max", "ring-max", "backends-max", "affinity-max", "source-ranges-max"] {
+        for value in ["0", "15"] {
+            let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
+            let expected = format!("setting `{name}` (flag) is `{value}`: expected a number from 16 to");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_file_with_a_nested_value_or_broken_syntax_is_an_error_with_its_path() {
     for text in ["ring-max: {a: 1}\n", "ring-max: [\n"] {
         let file = file(".yaml", text);

@@ -2,7 +2,7 @@
 //!
 //! Must not know why a write is made.
 
-use std::{io, os::fd::AsFd};
+use std::{collections::BTreeSet, io, os::fd::AsFd};
 
 use aya::{
     Pod,
@@ -10,7 +10,8 @@ use aya::{
 };
 use ipnetwork::IpNetwork;
 use proxy_common::{
-    Address, BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue, SourceRangeKey, names,
+    Address, AffinityKey, AffinityValue, BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue,
+    SourceRangeKey, names,
 };
 use proxy_core::diff::{BackendOp, MapOp, RealisedDump, ServiceOp};
 
@@ -23,6 +24,7 @@ use super::{
 
 type Services<A> = HashMap<MapData, ServiceKey<A>, ServiceValue>;
 type Backends<A> = Array<MapData, BackendValue<A>>;
+type Affinity = HashMap<MapData, AffinityKey, AffinityValue>;
 
 /// What a source range's entry holds: that it exists is what counts.
 const ADMITTED: u32 = 1;
@@ -101,6 +103,18 @@ impl LbMaps for KernelMaps {
 
     fn dump(&self) -> Result<RealisedDump, ApplyError> {
         Ok(RealisedDump { ring: self.ring.read(), ..self.handles.dump_without_ring()? })
+    }
+
+    fn forget_clients(&mut self, in_use: &BTreeSet<u32>) -> Result<usize, ApplyError> {
+        let mut stale = Vec::new();
+        self.handles.for_each(names::AFFINITY, |key: AffinityKey, _: AffinityValue| {
+            if !in_use.contains(&key.service_id) {
+                stale.push(key);
+            }
+        })?;
+        let mut affinity: Affinity = self.handles.typed(names::AFFINITY)?;
+        stale.iter().try_for_each(|key| deleted(affinity.remove(key), names::AFFINITY))?;
+        Ok(stale.len())
     }
 
     fn wait_grace(&self) {

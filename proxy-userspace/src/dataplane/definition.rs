@@ -13,6 +13,9 @@ use super::Capacities;
 pub(super) struct MapDefinition {
     pub(super) name: String,
     pub(super) shape: Shape,
+    /// Hash of its shape and, if it belongs to the group or depends on it, of the shapes of the whole group: so that
+    /// maps which refer to each other never have the names of maps of two runs with different capacities.
+    variant: u32,
 }
 
 /// What the kernel knows of a map and what programs rely on.
@@ -36,6 +39,9 @@ const GROUP: [&str; 6] = [
     names::SOURCE_RANGES,
 ];
 
+/// FNV-1a offset basis.
+const SEED: u32 = 0x811c_9dc5;
+
 impl MapDefinition {
     /// All maps of the object that are shared between runs, in the order of their names.
     pub(super) fn all(object: &[u8], capacities: &Capacities) -> Result<Vec<Self>, ParseError> {
@@ -46,16 +52,29 @@ impl MapDefinition {
         let mut all: Vec<_> = maps
             .into_iter()
             .filter(|(_, map)| shared(map))
-            .map(|(name, map)| Self { shape: shape(&name, &map, capacities), name })
+            .map(|(name, map)| Self::alone(&name, shape(&name, &map, capacities)))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
+        let group = all.iter().filter(|map| map.in_group()).fold(SEED, |hash, map| map.shape.hash(hash));
+        for map in &mut all {
+            if map.in_group() {
+                map.variant = group;
+            } else if map.depends_on_group() {
+                map.variant = map.shape.hash(group);
+            }
+        }
         Ok(all)
     }
 
-    /// Name of the pin: the map's name, the hash of what the entries mean, the hash of the shape. No dots: bpffs
+    /// A map that no other refers to.
+    pub(super) fn alone(name: &str, shape: Shape) -> Self {
+        Self { name: name.to_owned(), shape, variant: shape.hash(SEED) }
+    }
+
+    /// Name of the pin: the map's name, the hash of what the entries mean, the hash of the shapes. No dots: bpffs
     /// reserves them.
     pub(super) fn pin_name(&self) -> String {
-        format!("{}{:08x}", pin_prefix(&self.name), self.shape.hash())
+        format!("{}{:08x}", pin_prefix(&self.name), self.variant)
     }
 
     /// Whether the map belongs to those that are taken over together or not at all.
@@ -114,12 +133,12 @@ impl Shape {
         }
     }
 
-    /// FNV-1a over the five numbers.
-    fn hash(self) -> u32 {
+    /// FNV-1a over the five numbers, going on after `hash`.
+    fn hash(self, hash: u32) -> u32 {
         let Self { kind, key_size, value_size, max_entries, flags } = self;
         let words = [kind, key_size, value_size, max_entries, flags];
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
-        bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        bytes.fold(hash, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
     }
 }
 
@@ -129,7 +148,7 @@ mod tests {
 
     fn definition(name: &str, max_entries: u32) -> MapDefinition {
         let shape = Shape { kind: 1, key_size: 8, value_size: 32, max_entries, flags: 1 };
-        MapDefinition { name: name.into(), shape }
+        MapDefinition::alone(name, shape)
     }
 
     #[test]
@@ -143,7 +162,7 @@ mod tests {
             Shape { flags: 0, ..base.shape },
         ];
         for shape in changed {
-            let other = MapDefinition { shape, ..base.clone() };
+            let other = MapDefinition::alone(&base.name, shape);
             assert_ne!(other.pin_name(), base.pin_name(), "{shape:?}");
         }
     }
@@ -151,9 +170,24 @@ mod tests {
     #[test]
     fn pin_names_show_the_schema_and_hold_no_dot() {
         let name = definition(names::SERVICES4, 16).pin_name();
-        assert_eq!(name, format!("services4-{SCHEMA_HASH:08x}{:08x}", definition("", 16).shape.hash()));
+        assert_eq!(name, format!("services4-{SCHEMA_HASH:08x}{:08x}", definition("", 16).shape.hash(SEED)));
         assert!(definition(names::SOCK_PEERS, 0).pin_name().contains(&format!("{SOCKET_SCHEMA_HASH:08x}")));
         assert!(!name.contains('.'));
+    }
+
+    #[test]
+    fn a_new_capacity_renames_the_whole_group_and_nothing_else() {
+        let all = |capacities| MapDefinition::all(OBJECT, &capacities).unwrap();
+        let renamed = |capacities| {
+            let pairs = all(Capacities::default()).into_iter().zip(all(capacities));
+            let changed = pairs.filter(|(old, new)| old.pin_name() != new.pin_name());
+            changed.map(|(old, _)| old.name).collect::<Vec<_>>()
+        };
+        let mut dependent = [&GROUP[..], &[names::AFFINITY]].concat();
+        dependent.sort_unstable();
+        assert_eq!(renamed(Capacities { source_ranges: 99, ..Capacities::default() }), dependent);
+        assert_eq!(renamed(Capacities { affinity: 99, ..Capacities::default() }), [names::AFFINITY]);
+        assert_eq!(renamed(Capacities::default()), Vec::<String>::new());
     }
 
     #[test]

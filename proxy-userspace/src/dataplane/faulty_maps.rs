@@ -2,7 +2,7 @@
 //!
 //! Must not know why a test wants a failure.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use proxy_core::diff::{MapOp, RealisedDump};
 
@@ -63,6 +63,10 @@ impl<M: LbMaps> LbMaps for FaultyMaps<M> {
 
     fn dump(&self) -> Result<RealisedDump, ApplyError> {
         self.inner.dump()
+    }
+
+    fn forget_clients(&mut self, in_use: &BTreeSet<u32>) -> Result<usize, ApplyError> {
+        self.inner.forget_clients(in_use)
     }
 
     fn wait_grace(&self) {

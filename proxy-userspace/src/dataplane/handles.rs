@@ -3,6 +3,7 @@
 //! The agent opens them with its programs, the command line from the pins of an agent that is gone. Must not write.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -52,16 +53,30 @@ impl MapHandles {
     }
 
     /// The maps that are pinned and whose entries mean what this version thinks they mean, to read. With several
-    /// capacities of one map (an agent was killed while it changed them) the one with the most entries' room counts.
-    pub(super) fn of_pins(pins: &Pins, definitions: &[MapDefinition]) -> Result<Self, pins::PinsError> {
+    /// capacities of one map (an agent was killed while it changed them) the one counts that attached programs use
+    /// (`in_use`: the kernel's ids) or that belongs to such a one, then the one with the most room.
+    pub(super) fn of_pins(
+        pins: &Pins,
+        definitions: &[MapDefinition],
+        in_use: &BTreeSet<u32>,
+    ) -> Result<Self, pins::PinsError> {
         let pinned = pins::list(&pins.maps())?;
-        let open = |definition: &MapDefinition| {
+        let mut maps: Vec<(&str, MapHandle)> = Vec::new();
+        for definition in definitions {
             let prefix = pin_prefix(&definition.name);
-            let candidates = pinned.iter().filter(|name| name.starts_with(&prefix));
-            let maps = candidates.filter_map(|name| open_similar(&pins.maps().join(name), definition));
-            maps.max_by_key(|map| map.shape.max_entries)
-        };
-        Ok(Self(definitions.iter().filter_map(open).collect()))
+            let variants = pinned.iter().filter_map(|name| Some((name, name.strip_prefix(&prefix)?)));
+            maps.extend(variants.filter_map(|(name, variant)| {
+                Some((variant, open_similar(&pins.maps().join(name), definition)?))
+            }));
+        }
+        let is_used = |map: &MapHandle| pins::map_id(map.as_fd()).is_ok_and(|id| in_use.contains(&id));
+        let current: BTreeSet<&str> =
+            maps.iter().filter(|(_, map)| is_used(map)).map(|(variant, _)| *variant).collect();
+        // The last of a name stays.
+        maps.sort_by_key(|(variant, map)| (current.contains(variant), map.shape.max_entries));
+        let best: BTreeMap<String, MapHandle> =
+            maps.into_iter().map(|(_, map)| (map.name.clone(), map)).collect();
+        Ok(Self(best.into_values().collect()))
     }
 
     /// Every map.

@@ -66,12 +66,18 @@ pub struct Inspection {
 pub fn inspect(pin_dir: &Path) -> Result<Inspection, InspectError> {
     let pins = Pins::new(pin_dir);
     let definitions = MapDefinition::all(OBJECT, &Capacities::default())?;
-    let handles = MapHandles::of_pins(&pins, &definitions)?;
+    let links: Vec<LinkStatus> = HOOKS.iter().map(|hook| link_status(&pins, hook.program)).collect();
+    let in_use = links.iter().flat_map(|link| maps_of(link.program_id)).collect();
+    let handles = MapHandles::of_pins(&pins, &definitions, &in_use)?;
     if handles.iter().next().is_none() {
         return Err(InspectError::Nothing(pin_dir.display().to_string()));
     }
-    let links = HOOKS.iter().map(|hook| link_status(&pins, hook.program)).collect();
     Ok(Inspection { observer: Observer::new(handles, pins, None)?, links })
+}
+
+/// The kernel's ids of the maps that a program uses; none if there is no such program.
+fn maps_of(program: u32) -> Vec<u32> {
+    sys::program_by_id(program).and_then(|program| sys::program_maps(program.as_fd())).unwrap_or_default()
 }
 
 fn link_status(pins: &Pins, program: &'static str) -> LinkStatus {

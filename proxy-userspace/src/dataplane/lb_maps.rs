@@ -2,7 +2,7 @@
 //!
 //! Must not know whether the maps are in the kernel.
 
-use std::{fmt, io};
+use std::{collections::BTreeSet, fmt, io};
 
 use proxy_core::diff::{MapOp, RealisedDump};
 use thiserror::Error;
@@ -21,6 +21,13 @@ pub trait LbMaps {
     /// # Errors
     /// A map could not be read.
     fn dump(&self) -> Result<RealisedDump, ApplyError>;
+
+    /// Forgets which backends clients used last of Services whose id is not `in_use`, so that a new Service that gets
+    /// such an id does not inherit another's clients. Returns how many entries that were.
+    ///
+    /// # Errors
+    /// Not all are forgotten; it may be tried again.
+    fn forget_clients(&mut self, in_use: &BTreeSet<u32>) -> Result<usize, ApplyError>;
 
     /// Blocks until every reader that started before the call has finished, so that what the last writes made
     /// unreachable may be reused.

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub enum LockError {
     /// Another agent has it.
     #[error(
-        "another agent ({holder}) holds {path}: stop it first, or give this one its own --lock-file and pin directory"
+        "another agent ({holder}) holds {path}: stop it first, or give this one its own --run-dir and --pin-dir"
     )]
     Held {
         /// The lock file.
@@ -135,6 +135,7 @@ mod tests {
         let held = Lock::take(&path).unwrap();
         let error = Lock::take(&path).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(error.contains("--run-dir and --pin-dir"), "{error}");
         assert_eq!(lock_holder(&path).unwrap(), Some(std::process::id()));
         drop(held);
         assert_eq!(lock_holder(&path).unwrap(), None);

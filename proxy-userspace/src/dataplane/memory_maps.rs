@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
-use proxy_common::{Address, BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue, names};
+use proxy_common::{
+    Address, AffinityKey, AffinityValue, BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue,
+    names,
+};
 use proxy_core::diff::{BackendOp, MapOp, RealisedDump, ServiceOp};
 
 use super::{ApplyError, Capacities, LbMaps, MapLimit};
@@ -20,12 +23,23 @@ pub struct MemoryMaps {
     backends4: BTreeMap<BackendId, BackendValue<Ipv4Be>>,
     backends6: BTreeMap<BackendId, BackendValue<Ipv6Be>>,
     source_ranges: BTreeSet<(u32, IpNetwork)>,
+    affinity: BTreeMap<AffinityKey, AffinityValue>,
 }
 
 impl MemoryMaps {
     /// Empty maps of these capacities.
     pub fn new(capacities: Capacities) -> Self {
         Self { capacities, ..Self::default() }
+    }
+
+    /// A client uses a backend, as the programs note it.
+    pub fn note_client(&mut self, key: AffinityKey, value: AffinityValue) {
+        self.affinity.insert(key, value);
+    }
+
+    /// The clients of which the backend used last is known.
+    pub fn clients(&self) -> impl Iterator<Item = &AffinityKey> {
+        self.affinity.keys()
     }
 
     fn write_ring(&mut self, base: u32, ids: &[BackendId]) -> Result<(), ApplyError> {
@@ -95,6 +109,12 @@ impl LbMaps for MemoryMaps {
             backends6: pairs(&self.backends6),
             source_ranges: self.source_ranges.iter().copied().collect(),
         })
+    }
+
+    fn forget_clients(&mut self, in_use: &BTreeSet<u32>) -> Result<usize, ApplyError> {
+        let before = self.affinity.len();
+        self.affinity.retain(|key, _| in_use.contains(&key.service_id));
+        Ok(before - self.affinity.len())
     }
 
     fn wait_grace(&self) {

@@ -1,7 +1,7 @@
 //! The bpffs directory: what is pinned where, and whether what is found there may be taken over.
 //!
 //! ```text
-//! <pin directory>/maps/<map>-<schema hash><shape hash>
+//! <pin directory>/maps/<map>-<schema hash><hash of the shapes>
 //! <pin directory>/links/<program>
 //! ```
 //!
@@ -11,11 +11,14 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
 };
 
-use aya::maps::MapData;
+use aya::maps::{MapData, MapInfo};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
@@ -175,9 +178,18 @@ impl Pins {
 /// Opens a pinned map and says what the kernel knows of it.
 pub(super) fn open_map(path: &Path, access: Access) -> io::Result<(OwnedFd, Shape)> {
     let map = sys::open_pin(path, access)?;
-    let data = MapData::from_fd(map.try_clone()?).map_err(io::Error::other)?;
-    let shape = Shape::of(&data.info().map_err(io::Error::other)?);
+    let shape = Shape::of(&map_info(map.as_fd())?);
     Ok((map, shape))
+}
+
+/// The kernel's id of an open map.
+pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(map_info(map)?.id())
+}
+
+fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let data = MapData::from_fd(map.try_clone_to_owned()?).map_err(io::Error::other)?;
+    data.info().map_err(io::Error::other)
 }
 
 /// Names in a directory, sorted; none if there is no directory.
@@ -234,7 +246,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pins = Pins::new(directory.path());
         let shape = Shape { kind: 1, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
-        let definition = MapDefinition { name: "services4".into(), shape };
+        let definition = MapDefinition::alone("services4", shape);
         assert_eq!(pins.find(&definition), Found::Nothing);
         fs::create_dir_all(pins.maps()).unwrap();
         fs::write(pins.map(&definition), "").unwrap();
@@ -248,7 +260,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pins = Pins::new(directory.path());
         let shape = Shape { kind: 1, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
-        let definition = MapDefinition { name: "services4".into(), shape };
+        let definition = MapDefinition::alone("services4", shape);
         assert!(pins.remove_other_maps(&[]).unwrap().is_empty(), "no directory is no error");
         fs::create_dir_all(pins.maps()).unwrap();
         fs::write(pins.map(&definition), "").unwrap();

@@ -92,6 +92,9 @@ pub enum AttachError {
     /// The pins of older maps.
     #[error(transparent)]
     Pins(#[from] PinsError),
+    /// There is nothing to exchange, and maps that are not filled must not come into use.
+    #[error("the programs are not attached yet; see `sheave status`")]
+    NotAttached,
 }
 
 /// Everything this agent has in the kernel.
@@ -105,6 +108,8 @@ pub struct DataPlane {
     quiet: Loaded,
     /// Loaded while somebody watches.
     monitor: Option<Loaded>,
+    /// The programs are on their hooks.
+    attached: bool,
     handles: MapHandles,
     maps: KernelMaps,
     /// The iterator that lists translated sockets.
@@ -141,6 +146,7 @@ impl DataPlane {
             inherited,
             quiet,
             monitor: None,
+            attached: false,
             handles,
             maps,
             lister,
@@ -180,6 +186,7 @@ impl DataPlane {
     pub fn attach(&mut self) -> Result<Vec<(&'static str, LinkAction)>, AttachError> {
         let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
         let actions = self.put_on_hooks(loaded)?;
+        self.attached = true;
         for map in self.pins.remove_other_maps(&self.definitions)? {
             info!(map, "removed a map of an earlier version or capacity");
         }
@@ -207,14 +214,22 @@ impl DataPlane {
     /// Exchanges the attached programs for those that send events, or back.
     ///
     /// # Errors
-    /// See [`AttachError`]; switching back may be tried again.
+    /// See [`AttachError`]; switching back may be tried again. [`AttachError::NotAttached`] before
+    /// [`DataPlane::attach`] has succeeded.
     pub fn set_monitor(&mut self, on: bool) -> Result<(), AttachError> {
+        if !self.attached {
+            return Err(AttachError::NotAttached);
+        }
         if on == self.monitor.is_some() {
             return Ok(());
         }
         if on {
             let monitor = load::load(&self.definitions, &self.pins, &self.capacities, Variant::Monitor)?;
-            self.put_on_hooks(&monitor)?;
+            if let Err(error) = self.put_on_hooks(&monitor) {
+                // Some hooks may tell already: nobody would silence them later.
+                self.put_on_hooks(&self.quiet)?;
+                return Err(error);
+            }
             self.monitor = Some(monitor);
         } else {
             self.put_on_hooks(&self.quiet)?;

@@ -215,6 +215,24 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
     Ok(info)
 }
 
+/// More maps than any program of ours uses.
+const MAPS: usize = 64;
+
+/// The ids of the maps that a program uses.
+pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0; MAPS];
+    // SAFETY: a C struct of integers and integer arrays, for which all zero is valid.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.nr_map_ids = u32::try_from(MAPS).unwrap_or_default();
+    info.map_ids = ids.as_mut_ptr() as u64;
+    let mut attr = info_attr(program, &mut info);
+    // SAFETY: `info` and `ids` outlive the call; the kernel writes no more than the size of the one and the number of
+    // elements told for the other.
+    unsafe { bpf(Command::InfoByFd, &mut attr) }?;
+    ids.truncate(info.nr_map_ids as usize);
+    Ok(ids)
+}
+
 /// Size of a kernel structure: some dozens of bytes.
 pub(super) fn size<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)

@@ -9,7 +9,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{reconcile::Progress, watch::WatchStatus};
+use crate::{
+    reconcile::{NodeState, Progress},
+    watch::WatchStatus,
+};
 
 /// The loop shows a sign of life every 5 seconds and with each write; without one for so long it hangs.
 const SILENCE_LIMIT: Duration = Duration::from_mins(1);
@@ -101,9 +104,13 @@ impl Readiness {
             && matches!(self.attachment(), Attachment::Working { .. })
     }
 
-    /// Whether load balancers should send new connections here.
+    /// Whether load balancers should send new connections here: not to a node that is about to go (KEP-3836).
     pub fn is_node_eligible(&self) -> bool {
-        !self.needs_node || self.progress.has_node()
+        match self.progress.node() {
+            NodeState::Present => true,
+            NodeState::Deleting => false,
+            NodeState::Absent => !self.needs_node,
+        }
     }
 
     /// When everything was last written.

@@ -98,7 +98,11 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{health::Attachment, reconcile::Progress, watch::WatchStatus};
+    use crate::{
+        health::Attachment,
+        reconcile::{NodeState, Progress},
+        watch::WatchStatus,
+    };
 
     async fn status(readiness: &Arc<Readiness>, path: &str) -> u16 {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -128,5 +132,22 @@ mod tests {
         readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
         assert_eq!(status(&readiness, "/healthz").await, 503);
         assert_eq!(status(&readiness, "/livez").await, 200);
+        progress.node_is(NodeState::Present);
+        assert_eq!(status(&readiness, "/healthz").await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_about_to_go_gets_no_new_traffic_and_keeps_its_agent() {
+        for needs_node in [true, false] {
+            let progress = Arc::new(Progress::default());
+            let sources = Arc::new(WatchStatus::new());
+            let readiness = Arc::new(Readiness::new(Arc::clone(&progress), sources, needs_node));
+            progress.succeeded();
+            readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+            progress.node_is(NodeState::Deleting);
+            assert_eq!(status(&readiness, "/healthz").await, 503);
+            assert_eq!(status(&readiness, "/livez").await, 200);
+            assert!(readiness.is_healthy(), "what is wanted is in force: a Service's health check says so");
+        }
     }
 }

@@ -153,6 +153,9 @@ impl<M: LbMaps> Loop<M> {
         if self.audit_due.is_some_and(|due| due <= now) && self.pace.due().is_none() {
             self.audit();
         }
+        for warning in self.reconciler.take_warnings() {
+            self.warn(&warning);
+        }
         self.start_grace();
         let left = self.reconciler.take_left();
         if !left.is_empty() {
@@ -164,9 +167,7 @@ impl<M: LbMaps> Loop<M> {
     fn sync(&mut self, start: Instant) {
         let first = !self.reconciler.is_synced();
         self.wants_grace = true;
-        let (warnings, result) = self.reconciler.sync();
-        warnings.iter().for_each(|warning| self.warn(warning));
-        match result {
+        match self.reconciler.sync() {
             Ok(()) => self.succeeded(start, first),
             Err(error) => self.failed(&error),
         }

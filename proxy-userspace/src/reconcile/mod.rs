@@ -13,6 +13,6 @@ mod tests;
 mod udp;
 
 pub use event_loop::{Event, GraceWait, Loop, Question, Settings};
-pub use progress::{Progress, ProgressReport};
+pub use progress::{NodeState, Progress, ProgressReport};
 pub use reconciler::{FrontendName, FrontendNames, HealthChecks, Reconciler, SyncError};
 pub use udp::end_udp_sockets;

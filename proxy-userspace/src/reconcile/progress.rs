@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -22,7 +22,6 @@ pub struct Progress {
     start: Instant,
     /// Milliseconds from `start` to the last sign of life.
     heartbeat: AtomicU64,
-    node_exists: AtomicBool,
     synced: watch::Sender<bool>,
     health_checks: watch::Sender<Arc<HealthChecks>>,
     state: Mutex<State>,
@@ -30,12 +29,25 @@ pub struct Progress {
 
 #[derive(Debug, Default)]
 struct State {
+    node: NodeState,
     last_success: Option<SystemTime>,
     error: Option<String>,
     services: usize,
     frontends: usize,
     refused: Vec<String>,
     warnings: Vec<String>,
+}
+
+/// What is known of this node's object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NodeState {
+    /// There is none, or nobody has told yet.
+    #[default]
+    Absent,
+    /// There is one.
+    Present,
+    /// There is one that is about to go.
+    Deleting,
 }
 
 /// The loop at one moment.
@@ -61,7 +73,6 @@ impl Default for Progress {
         Self {
             start: Instant::now(),
             heartbeat: AtomicU64::new(0),
-            node_exists: AtomicBool::new(false),
             synced: watch::Sender::new(false),
             health_checks: watch::Sender::new(Arc::default()),
             state: Mutex::default(),
@@ -81,14 +92,14 @@ impl Progress {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.heartbeat.load(Ordering::Acquire)))
     }
 
-    /// Whether the API server has an object for this node.
-    pub(super) fn node_exists(&self, exists: bool) {
-        self.node_exists.store(exists, Ordering::Release);
+    /// What the API server says of this node.
+    pub(crate) fn node_is(&self, node: NodeState) {
+        self.state().node = node;
     }
 
-    /// Whether there is an object for this node: a node that was deleted should get no new traffic (KEP-3836).
-    pub fn has_node(&self) -> bool {
-        self.node_exists.load(Ordering::Acquire)
+    /// What the API server said of this node last.
+    pub fn node(&self) -> NodeState {
+        self.state().node
     }
 
     /// All that is wanted was written.

@@ -12,13 +12,14 @@ use std::{
 use proxy_core::{
     desired::{
         DesiredService, Engine, FrontendKey, FrontendKind, HealthCheck, ServicePortName, Settings, Warning,
+        WarningReason,
     },
     diff::{Capacities, Epoch, MapOp, Planner, Refusal},
     model::{self, ObjectName, Source},
 };
-use tracing::{info, warn};
+use tracing::info;
 
-use super::{Progress, ledger::Ledger};
+use super::{NodeState, Progress, ledger::Ledger};
 use crate::{
     dataplane::{ApplyError, LbMaps},
     metrics::Metrics,
@@ -88,27 +89,37 @@ pub struct Reconciler<M> {
     frontends: BTreeMap<ObjectName, usize>,
     health_checks: HealthChecks,
     warnings: BTreeSet<Warning>,
+    /// Warnings that nobody has taken yet.
+    unsaid: Vec<Warning>,
     left: Vec<SocketAddr>,
     metrics: Metrics,
     progress: Arc<Progress>,
 }
 
 impl<M: LbMaps> Reconciler<M> {
-    /// Takes over what the maps hold.
+    /// Takes over what the maps hold. Clients of Services that are gone are forgotten: a new Service may get the id of
+    /// such a one.
     ///
     /// # Errors
-    /// The maps cannot be read.
+    /// The maps cannot be read, or a stale client cannot be removed.
     pub fn restore(
         settings: Settings,
-        maps: M,
+        mut maps: M,
         capacities: Capacities,
         metrics: Metrics,
         progress: Arc<Progress>,
     ) -> Result<Self, SyncError> {
+        // A reader may still be at work with what the predecessor replaced last.
+        maps.wait_grace();
         let dump = maps.dump().map_err(SyncError::Read)?;
+        let planner = Planner::restore(&dump, capacities);
+        let stale = maps.forget_clients(&planner.service_ids().collect()).map_err(SyncError::Read)?;
+        if stale > 0 {
+            info!(clients = stale, "forgot clients of Services that are gone");
+        }
         Ok(Self {
             engine: Engine::new(settings),
-            planner: Planner::restore(&dump, capacities),
+            planner,
             ledger: Ledger::restore(&dump),
             maps,
             pending: BTreeMap::new(),
@@ -118,6 +129,7 @@ impl<M: LbMaps> Reconciler<M> {
             frontends: BTreeMap::new(),
             health_checks: HealthChecks::new(),
             warnings: BTreeSet::new(),
+            unsaid: Vec::new(),
             left: Vec::new(),
             metrics,
             progress,
@@ -127,7 +139,11 @@ impl<M: LbMaps> Reconciler<M> {
     /// Takes in a change; writes nothing.
     pub fn handle(&mut self, event: model::Event) {
         if let model::Event::Node(node) = &event {
-            self.progress.node_exists(node.is_some());
+            self.progress.node_is(match node {
+                None => NodeState::Absent,
+                Some(node) if node.deleting => NodeState::Deleting,
+                Some(_) => NodeState::Present,
+            });
         }
         self.engine.handle(event);
     }
@@ -144,15 +160,18 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Writes what has changed. What could not be written is tried again by the next call.
     ///
-    /// Returns the warnings that were not there before.
-    ///
     /// # Errors
     /// Not everything could be written.
-    pub fn sync(&mut self) -> (Vec<Warning>, Result<(), SyncError>) {
-        let fresh = self.absorb();
+    pub fn sync(&mut self) -> Result<(), SyncError> {
+        self.absorb();
         let written = if self.full_due { self.sync_full() } else { self.sync_changed() };
         self.report();
-        (fresh, written)
+        written
+    }
+
+    /// The warnings that arose since the last call.
+    pub fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.unsaid)
     }
 
     /// Reads the maps back and repairs what is not as it should be. Returns how many writes that took.
@@ -163,7 +182,10 @@ impl<M: LbMaps> Reconciler<M> {
         let dump = self.maps.dump().map_err(SyncError::Read)?;
         self.planner.reload(&dump);
         self.ledger = Ledger::restore(&dump);
-        let plan = self.planner.plan_full(&self.engine.all());
+        let wanted = self.engine.all();
+        let plan = self.planner.plan_full(&wanted);
+        let changed = wanted.into_iter().map(|(name, service)| (name, Some(service))).collect();
+        self.note_refused(&changed, &plan.refused);
         // Until it is repaired, everything is in doubt.
         self.full_due = true;
         self.apply(&plan.ops)?;
@@ -210,19 +232,18 @@ impl<M: LbMaps> Reconciler<M> {
         named.collect()
     }
 
-    /// Moves the engine's changes into `pending`. Returns new warnings.
-    fn absorb(&mut self) -> Vec<Warning> {
+    /// Moves the engine's changes into `pending`, and what is wrong now and was not before into `unsaid`.
+    fn absorb(&mut self) {
         for (name, desired) in self.engine.refresh() {
             self.count(&name, desired.as_ref());
             self.pending.insert(name, desired);
         }
         let warnings: BTreeSet<Warning> = self.engine.warnings().cloned().collect();
-        let fresh = warnings.difference(&self.warnings).cloned().collect();
+        self.unsaid.extend(warnings.difference(&self.warnings).cloned());
         if warnings != self.warnings {
             self.progress.warned(warnings.iter());
             self.warnings = warnings;
         }
-        fresh
     }
 
     fn count(&mut self, name: &ObjectName, desired: Option<&DesiredService>) {
@@ -331,7 +352,7 @@ impl<M: LbMaps> Reconciler<M> {
             let Some(Some(wanted)) = changed.get(&refusal.service) else { continue };
             let known = before.get(&refusal.service).is_some_and(|(_, known)| known.map == refusal.map);
             if !known {
-                warn!(service = %refusal.service, "{refusal}; what it had before stays in force");
+                self.unsaid.push(no_room(refusal));
             }
             self.refused.insert(refusal.service.clone(), (wanted.clone(), refusal.clone()));
         }
@@ -354,6 +375,16 @@ impl<M: LbMaps> Reconciler<M> {
         self.progress.refused(self.refused.values().map(|(_, refusal)| refusal));
         self.progress.health_checks(&self.health_checks);
         self.progress.counted(self.frontends.len(), frontends);
+    }
+}
+
+fn no_room(refusal: &Refusal) -> Warning {
+    Warning {
+        kind: "Service",
+        object: refusal.service.clone(),
+        field: String::new(),
+        reason: WarningReason::NoRoom,
+        message: format!("{refusal}; what it had before stays in force"),
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use proxy_common::{AffinityKey, AffinityValue};
 use proxy_core::{
     desired,
     diff::{Capacities, MapOp, RealisedDump, ServiceOp},
@@ -45,6 +46,10 @@ impl LbMaps for SharedMaps {
         self.0.lock().unwrap().dump()
     }
 
+    fn forget_clients(&mut self, in_use: &BTreeSet<u32>) -> Result<usize, ApplyError> {
+        self.0.lock().unwrap().forget_clients(in_use)
+    }
+
     fn wait_grace(&self) {}
 }
 
@@ -62,6 +67,7 @@ impl SharedMaps {
 struct Fixture {
     events: mpsc::Sender<Event>,
     left: mpsc::UnboundedReceiver<Vec<SocketAddr>>,
+    warnings: Arc<Mutex<Vec<desired::Warning>>>,
     metrics: Metrics,
     progress: Arc<Progress>,
 }
@@ -70,6 +76,8 @@ fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fix
     let (events, queue) = mpsc::channel(64);
     let (left_sender, left) = mpsc::unbounded_channel();
     let (metrics, progress) = (Metrics::default(), Arc::new(Progress::default()));
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let warned = Arc::clone(&warnings);
     let settings = desired::Settings { node_name: "n".to_owned(), ..desired::Settings::default() };
     let reconciler =
         Reconciler::restore(settings, maps, capacities, metrics.clone(), Arc::clone(&progress)).unwrap();
@@ -77,13 +85,13 @@ fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fix
         min_sync_interval: Duration::from_millis(50),
         audit_interval: Some(Duration::from_mins(10)),
         grace_wait: Arc::new(|| {}),
-        on_warning: Box::new(|_| {}),
+        on_warning: Box::new(move |warning| warned.lock().unwrap().push(warning.clone())),
         left: left_sender,
         metrics: metrics.clone(),
         progress: Arc::clone(&progress),
     };
     task::spawn(Loop::new(reconciler, settings).run(queue));
-    Fixture { events, left, metrics, progress }
+    Fixture { events, left, warnings, metrics, progress }
 }
 
 fn start(maps: impl LbMaps + Send + 'static) -> Fixture {
@@ -207,6 +215,20 @@ async fn a_restart_with_unchanged_input_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_of_services_that_are_gone_are_forgotten_at_the_start() {
+    let maps = SharedMaps::default();
+    start(maps.clone()).list(vec![service(1, "TCP")], vec![slice(1, "TCP", &[1])]).await;
+    let live = maps.services()[0].id;
+    for id in [live, live + 1, live + 2] {
+        let value = AffinityValue { backend_id: 1, tag: 1, last_used_ns: 1 };
+        maps.0.lock().unwrap().note_client(AffinityKey::of_netns(7, id, 4), value);
+    }
+    let _fixture = start(maps.clone());
+    let left: Vec<u32> = maps.0.lock().unwrap().clients().map(|key| key.service_id).collect();
+    assert_eq!(left, [live]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whichever_write_fails_the_maps_end_as_they_should() {
     let lists = || {
         (vec![service(1, "TCP"), service(2, "TCP")], vec![slice(1, "TCP", &[1]), slice(2, "TCP", &[1, 2])])
@@ -284,10 +306,33 @@ async fn a_service_that_does_not_fit_is_served_as_soon_as_another_makes_room() {
     assert_eq!(maps.served(), [serves(1, &[1, 2])]);
     assert_eq!(fixture.metrics.refused_services.get(), 1);
     assert!(fixture.progress.report().refused[0].contains("--backends-max"));
+    fixture.send(Change::SliceApplied(Box::new(slice(2, "TCP", &[1, 2])))).await;
+    time::sleep(Duration::from_secs(1)).await;
+    let warnings = fixture.warnings.lock().unwrap().clone();
+    assert_eq!(warnings.len(), 1, "told once: {warnings:?}");
+    assert_eq!((warnings[0].reason, &warnings[0].object), (desired::WarningReason::NoRoom, &name(2)));
+    assert!(warnings[0].message.contains("raise --backends-max"), "{}", warnings[0]);
     fixture.send(Change::ServiceDeleted(name(1))).await;
     time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(maps.served(), [serves(2, &[1])]);
+    assert_eq!(maps.served(), [serves(2, &[1, 2])]);
     assert_eq!(fixture.metrics.refused_services.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_s_object_decides_whether_it_should_get_traffic() {
+    let fixture = start(SharedMaps::default());
+    let node = |deleting| Some(NodeObject { name: "n".to_owned(), deleting, ..NodeObject::default() });
+    let cases = [
+        (None, NodeState::Absent),
+        (node(false), NodeState::Present),
+        (node(true), NodeState::Deleting),
+        (None, NodeState::Absent),
+    ];
+    for (object, state) in cases {
+        fixture.send(Change::Node(object)).await;
+        fixture.taken_in().await;
+        assert_eq!(fixture.progress.node(), state);
+    }
 }
 
 #[tokio::test(start_paused = true)]

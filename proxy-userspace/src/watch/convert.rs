@@ -21,6 +21,8 @@ pub(super) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-n
 pub(super) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Label of an EndpointSlice: the Service it belongs to.
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Taint of a Node: the cluster autoscaler is about to delete it.
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// Label of a Node: its zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -69,15 +71,22 @@ pub(super) fn slice(object: EndpointSlice) -> SliceObject {
 
 /// A Node.
 pub(super) fn node(object: Node) -> NodeObject {
+    let deleting = is_deleting(&object);
     let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
     NodeObject {
         zone: label(&object.metadata, ZONE_LABEL),
         name: object.metadata.name.unwrap_or_default(),
+        deleting,
         addresses: addresses
             .into_iter()
             .map(|address| NodeAddress { kind: address.type_, address: address.address })
             .collect(),
     }
+}
+
+fn is_deleting(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    node.metadata.deletion_timestamp.is_some() || taints.iter().any(|taint| taint.key == TO_BE_DELETED_TAINT)
 }
 
 fn label(metadata: &ObjectMeta, key: &str) -> Option<String> {
@@ -230,8 +239,28 @@ mod tests {
         let expected = NodeObject {
             name: "n1".into(),
             zone: Some("a".into()),
+            deleting: false,
             addresses: vec![address("InternalIP", "192.0.2.7"), address("Hostname", "n1")],
         };
         assert_eq!(node(object), expected);
+    }
+
+    #[test]
+    fn a_node_that_is_deleted_or_that_the_autoscaler_has_marked_is_about_to_go() {
+        let cases = [
+            (json!({}), false),
+            (
+                json!({"spec": {"taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}}),
+                false,
+            ),
+            (
+                json!({"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}),
+                true,
+            ),
+            (json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}), true),
+        ];
+        for (object, deleting) in cases {
+            assert_eq!(node(from_value(object.clone()).unwrap()).deleting, deleting, "{object}");
+        }
     }
 }

@@ -98,6 +98,7 @@ pub(super) fn node(addresses: &[&str]) -> NodeObject {
         name: HERE.to_owned(),
         zone: Some("z1".to_owned()),
         addresses: addresses.iter().map(entry).collect(),
+        ..NodeObject::default()
     }
 }
 

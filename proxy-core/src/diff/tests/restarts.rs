@@ -8,7 +8,8 @@ use super::{
     world::{Wanted, World},
 };
 use crate::{
-    desired::{DesiredService, Frontend},
+    desired::{DesiredService, Frontend, ListKind},
+    diff::Capacities,
     entries::RecordKey,
 };
 
@@ -264,6 +265,44 @@ fn a_shared_address_that_changed_hands_is_no_proof_of_identity() {
     assert_eq!(world.full(&after, usize::MAX).ops.len(), 1);
     assert_eq!(ids(&world), known);
     world.settle(&after);
+}
+
+#[test]
+fn a_cluster_ip_on_an_address_that_others_used_is_a_weaker_proof() {
+    let of = |frontends: &[Frontend]| service(vec![port("http", frontends.to_vec(), &[1], &[1], &[])]);
+    let guest = Frontend { owns_address: false, ..cluster_ip("10.96.0.1", 80) };
+    let before = wanted(&[("b", of(&[cluster_ip("10.96.0.2", 80), guest]))]);
+    let after =
+        wanted(&[("a", of(&[cluster_ip("10.96.0.1", 80)])), ("b", of(&[cluster_ip("10.96.0.2", 80)]))]);
+    let mut world = World::new(ROOMY);
+    world.full(&before, usize::MAX);
+    world.restart();
+    world.full(&after, usize::MAX);
+    let ids: Vec<u32> = world.kernel.services4.values().map(|value| value.service_id).collect();
+    assert_eq!(ids, [0, 2, 0, 1]);
+    world.settle(&after);
+}
+
+#[test]
+fn a_refused_service_keeps_all_of_its_frontends_that_it_still_wants() {
+    let node = |port| Frontend { list: ListKind::Cluster, ..external("192.0.2.1", port) };
+    let state = |ports: [u16; 2], backends: &[u8]| {
+        let one = |name: &str, at: u16, node_port: u16| {
+            port(name, vec![cluster_ip("10.96.0.1", at), node(node_port)], backends, &[], &[])
+        };
+        wanted(&[("a", service(vec![one("", ports[0], 30_053), one("dns", ports[1], 30_080)]))])
+    };
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    world.full(&state([443, 53], &[1]), usize::MAX);
+    let before = world.kernel.lines();
+    world.restart();
+    // The port that is unnamed now has the ClusterIP's port of the one that was `dns`.
+    let plan = world.planner.plan_full(&state([53, 80], &[1, 2, 3]));
+    assert_eq!(plan.refused.len(), 1);
+    plan.ops.iter().for_each(|op| world.kernel.apply(op));
+    let after = world.kernel.lines();
+    assert_eq!(after.len(), 3);
+    assert!(after.iter().all(|(key, line)| before.get(key) == Some(line)));
 }
 
 #[test]

@@ -429,6 +429,116 @@ fn what_a_refused_service_was_promised_goes_to_the_next() {
 }
 
 #[test]
+fn a_refused_service_gives_back_what_it_was_promised_and_never_got() {
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let (small, big) = (simple("10.96.0.1", &[1]), simple("10.96.0.1", &[1, 2, 3]));
+    let (one, two) = (wanted(&[("a", small)]), wanted(&[("a", big)]));
+    world.change(&Wanted::new(), &one, 0);
+    let plan = world.planner.plan(&changes(&one, &two));
+    assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
+    world.settle(&Wanted::new());
+}
+
+#[test]
+fn a_refused_service_keeps_a_frontend_that_nobody_took_in_the_end() {
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let contested = external("192.0.2.9", 443);
+    let of = |last: u8, contested: &[Frontend], backends: &[u8]| {
+        let own = cluster_ip(&format!("10.96.0.{last}"), 80);
+        service(vec![port("http", contested.iter().cloned().chain([own]).collect(), backends, backends, &[])])
+    };
+    let theirs = [contested];
+    let one = wanted(&[("a", of(1, &theirs, &[1]))]);
+    let two = wanted(&[("a", of(1, &[], &[1])), ("b", of(2, &theirs, &[1]))]);
+    let three = wanted(&[("a", of(1, &[], &[1, 2, 3]))]);
+    world.full(&one, usize::MAX);
+    world.change(&one, &two, 0);
+    let plan = world.planner.plan(&changes(&two, &three));
+    assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
+    world.settle(&one);
+}
+
+#[test]
+fn a_port_that_lost_its_last_frontend_holds_no_id() {
+    let mut world = World::new(ROOMY);
+    let contested = external("192.0.2.9", 443);
+    let of = |frontends: &[Frontend]| service(vec![port("http", frontends.to_vec(), &[], &[], &[])]);
+    let one = wanted(&[("b", of(std::slice::from_ref(&contested)))]);
+    let two = wanted(&[("a", of(&[contested])), ("b", of(&[]))]);
+    world.full(&one, usize::MAX);
+    world.change(&one, &two, 0);
+    world.change(&one, &two, usize::MAX);
+    world.settle(&two);
+    assert_eq!(world.planner.service_ids().count(), 1);
+}
+
+#[test]
+fn a_refused_service_admits_nobody_whom_no_record_of_it_admits() {
+    let first = rich(443, "10.0.0.0/8", &[1], &[1]);
+    let second = rich(443, "11.0.0.0/8", &[2], &[2]);
+    let third = rich(443, "12.0.0.0/8", &[1, 2, 3, 4], &[]);
+    for (before, drafted) in [(None, &first), (Some(&first), &second)] {
+        let mut world = World::new(Capacities { backends: 4, ..ROOMY });
+        let one = before.map(|service| wanted(&[("a", service.clone())])).unwrap_or_default();
+        let two = wanted(&[("a", drafted.clone())]);
+        let three = wanted(&[("a", third.clone())]);
+        world.full(&one, usize::MAX);
+        let written = world.planner.clone().plan(&changes(&one, &two)).ops;
+        let writes = written.iter().position(|op| stage(op) == "range+").unwrap() + 1;
+        world.change(&one, &two, writes);
+        let plan = world.planner.plan(&changes(&two, &three));
+        assert_eq!((plan.refused.len(), stages(&plan)), (1, vec!["range-"]));
+        world.perform(&plan.ops, &one, usize::MAX);
+        world.settle(&one);
+    }
+}
+
+#[test]
+fn a_refused_service_keeps_what_was_about_to_be_deleted() {
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let mut balancer = external("192.0.2.1", 443);
+    balancer.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+    let ports = |backends: &[u8]| {
+        vec![
+            port("http", vec![cluster_ip("10.96.0.1", 80)], backends, &[], &[]),
+            port("https", vec![balancer.clone()], &[], &[1], &[]),
+        ]
+    };
+    let one = wanted(&[("a", service(ports(&[1])))]);
+    let less = wanted(&[("a", service(ports(&[1])[..1].to_vec()))]);
+    let two = wanted(&[("a", service(ports(&[1, 2, 3])[..1].to_vec()))]);
+    world.full(&one, usize::MAX);
+    let before = world.kernel.clone();
+    world.change(&one, &less, 0);
+    let plan = world.planner.plan(&changes(&less, &two));
+    assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
+    assert_eq!(world.kernel, before);
+    world.settle(&one);
+}
+
+#[test]
+fn a_port_that_returns_before_it_was_deleted_keeps_its_id() {
+    let ports = |names: &[&str]| {
+        let one = |(n, name): (usize, &&str)| {
+            let at = 80 + u16::try_from(n).unwrap();
+            port(name, vec![cluster_ip("10.96.0.1", at)], &[1], &[], &[])
+        };
+        wanted(&[("a", service(names.iter().enumerate().map(one).collect()))])
+    };
+    let (one, less) = (ports(&["http", "https"]), ports(&["http"]));
+    for all_gone in [false, true] {
+        let mut world = World::new(ROOMY);
+        world.full(&one, usize::MAX);
+        let before = world.kernel.clone();
+        let less = if all_gone { Wanted::new() } else { less.clone() };
+        world.change(&one, &less, 0);
+        assert_eq!(world.change(&less, &one, usize::MAX).ops, []);
+        assert_eq!(world.kernel, before);
+        world.settle(&one);
+    }
+}
+
+#[test]
 fn a_refused_service_does_not_inherit_what_another_one_left() {
     let mut world = World::new(Capacities { backends: 3, ..ROOMY });
     let one = wanted(&[("a", simple("10.96.0.1", &[1]))]);

@@ -1,6 +1,6 @@
 //! Services, EndpointSlices and Nodes from YAML and JSON files.
 //!
-//! [`Manifests::read`] reads them once, [`run`] watches them. `split` cuts a text into documents, `tree` parses one, `parse`
+//! [`Manifests::read`] reads them once, `run` watches them. `split` cuts a text into documents, `tree` parses one, `parse`
 //! makes objects of it, `files` knows folders, `bell` their changes, `live` time.
 //! Must not know an API server.
 
