@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn a_tag_is_good_for_one_client_one_service_and_one_generation() {
         let key = AffinityKey::of_netns(7, 3, 4);
-        let others = [AffinityKey::of_netns(8, 3, 4), AffinityKey::of_netns(7, 4, 4), AffinityKey::of_netns(7, 3, 6)];
+        let others =
+            [AffinityKey::of_netns(8, 3, 4), AffinityKey::of_netns(7, 4, 4), AffinityKey::of_netns(7, 3, 6)];
         for other in others {
             assert_ne!(key.tag(1), other.tag(1), "{other:?}");
         }

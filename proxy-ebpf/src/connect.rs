@@ -10,6 +10,7 @@ use crate::{
     lookup::{self, Found, find},
     maps,
     select::{Choice, choose},
+    send::flow_so_far,
     sock_addr::SockAddr,
     verdict::{Decision, PROCEED, proceed, refuse},
 };
@@ -37,12 +38,18 @@ fn connect<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl
     };
     let (mut service, mut choice) = (lookup::EMPTY, Choice::NONE);
     let port = ctx.port();
+    let asked = (address.to_mapped(), port);
     let outcome = match find::<F>(address, port, protocol, || ctx.netns_cookie(), &mut service) {
         Found::NotOurs => {
             forget(ctx.context());
             return PROCEED;
         }
         Found::Refused(reason) => Err(reason),
+        Found::Service
+            if protocol == Protocol::Udp && flow_so_far::<F>(ctx, &service, asked, &mut choice) =>
+        {
+            Ok(())
+        }
         Found::Service => choose::<F>(&service, || ctx.netns_cookie(), &mut choice),
     };
     let decision = Decision::new::<F>(Hook::Connect, protocol, (address, port), &service, &choice);

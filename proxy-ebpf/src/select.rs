@@ -47,7 +47,8 @@ pub fn choose<F: Family>(
         return Ok(());
     }
     at_random::<F>(service, choice)?;
-    let value = AffinityValue { backend_id: choice.id, tag: key.tag(service.generation), last_used_ns: now() };
+    let value =
+        AffinityValue { backend_id: choice.id, tag: key.tag(service.generation), last_used_ns: now() };
     // Cannot fail but for memory: an LRU map makes room. Then the client chooses anew next time.
     let _ = maps::AFFINITY.insert(key, value, 0);
     Ok(())

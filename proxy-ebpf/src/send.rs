@@ -3,7 +3,8 @@
 //! Must not know how a record is read or a backend chosen.
 
 use proxy_common::{
-    Address, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, UDP_FLOWS_PER_SOCKET, UdpFlow, UdpFlows,
+    Address, Counter, Hook, Ipv6Be, PortBe, Protocol, ServiceValue, SocketPeer, UDP_FLOWS_PER_SOCKET,
+    UdpFlow, UdpFlows,
 };
 
 use crate::{
@@ -69,6 +70,9 @@ fn follow<F: Family>(
     choice: &mut Choice<F::Address>,
 ) -> Sent {
     let netns = || ctx.netns_cookie();
+    if connected::<F>(ctx, service, (frontend, port), choice) {
+        return Sent::Kept;
+    }
     // SAFETY: the context's socket is valid for the length of the program.
     let at = unsafe { maps::UDP_FLOWS.get_or_insert_ptr_mut(ctx.context(), None) };
     if at.is_null() {
@@ -98,6 +102,53 @@ fn follow<F: Family>(
     if known { Sent::Moved } else { Sent::New }
 }
 
+/// A socket that is connected to this frontend gets answers from its peer only: the kernel drops all others.
+#[inline(always)]
+fn connected<F: Family>(
+    ctx: &SockAddr<'_>,
+    service: &ServiceValue,
+    asked: (Ipv6Be, PortBe),
+    choice: &mut Choice<F::Address>,
+) -> bool {
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::SOCK_PEERS.get_ptr_mut(ctx.context()) };
+    if at.is_null() {
+        return false;
+    }
+    // SAFETY: not null; storage of this socket.
+    let peer = unsafe { &*at };
+    choice.id = peer.backend_id;
+    (peer.frontend, peer.frontend_port) == asked
+        && membership::usable(service, choice.id)
+        && is_at::<F>(choice, (peer.backend, peer.backend_port))
+}
+
+/// Reads the chosen backend, and whether it is still the one remembered: its id may have been given to another since.
+#[inline(always)]
+fn is_at<F: Family>(choice: &mut Choice<F::Address>, remembered: (Ipv6Be, PortBe)) -> bool {
+    read_backend::<F>(choice.id, &mut choice.backend)
+        && choice.backend.address.to_mapped() == remembered.0
+        && choice.backend.port == remembered.1
+}
+
+/// The backend of the flow that an unconnected socket has to a frontend it now connects to, if flows may keep it.
+#[inline(always)]
+pub fn flow_so_far<F: Family>(
+    ctx: &SockAddr<'_>,
+    service: &ServiceValue,
+    asked: (Ipv6Be, PortBe),
+    choice: &mut Choice<F::Address>,
+) -> bool {
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::UDP_FLOWS.get_ptr_mut(ctx.context()) };
+    if at.is_null() {
+        return false;
+    }
+    // SAFETY: not null; storage of this socket.
+    let (known, flow) = place(unsafe { &mut *at }, asked.0, asked.1);
+    known && keep::<F>(service, flow, choice)
+}
+
 /// Finds the flow of a frontend (true), else the place used longest ago (false).
 #[inline(always)]
 fn place(flows: &mut UdpFlows, frontend: Ipv6Be, port: PortBe) -> (bool, &mut UdpFlow) {
@@ -125,10 +176,7 @@ fn keep<F: Family>(service: &ServiceValue, flow: &mut UdpFlow, choice: &mut Choi
     if !unchanged && !membership::usable(service, choice.id) {
         return false;
     }
-    // The id may have been given to another backend since: then it is not the flow's any more.
-    let same = read_backend::<F>(choice.id, &mut choice.backend)
-        && choice.backend.address.to_mapped() == flow.backend
-        && choice.backend.port == flow.backend_port;
+    let same = is_at::<F>(choice, (flow.backend, flow.backend_port));
     if same {
         flow.service_id = service.service_id;
         flow.generation = service.generation;
@@ -138,18 +186,28 @@ fn keep<F: Family>(service: &ServiceValue, flow: &mut UdpFlow, choice: &mut Choi
 }
 
 /// The program asks a backend by its own address: its answers are to come from there, and no longer from a Service.
+///
+/// Not so for a socket that has a peer: an IPv6 socket connected to an IPv4-mapped address comes here with its peer's
+/// address for each datagram (`udpv6_sendmsg`), though the program named none.
 #[inline(always)]
 fn forget(ctx: &SockAddr<'_>, backend: Ipv6Be, port: PortBe) {
-    // SAFETY: the context's socket is valid for the length of the program.
-    let at = unsafe { maps::UDP_FLOWS.get_ptr_mut(ctx.context()) };
-    if at.is_null() {
+    if ctx.is_connected() {
         return;
     }
-    // SAFETY: not null; storage of this socket.
-    let flows = unsafe { &mut *at };
-    for flow in &mut flows.flows {
-        if flow.backend == backend && flow.backend_port == port {
-            flow.last_used_ns = 0;
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::UDP_FLOWS.get_ptr_mut(ctx.context()) };
+    if !at.is_null() {
+        // SAFETY: not null; storage of this socket.
+        for flow in &mut unsafe { &mut *at }.flows {
+            if flow.backend == backend && flow.backend_port == port {
+                flow.last_used_ns = 0;
+            }
         }
+    }
+    // SAFETY: the context's socket is valid for the length of the program.
+    let at = unsafe { maps::SOCK_PEERS.get_ptr_mut(ctx.context()) };
+    if !at.is_null() {
+        // SAFETY: not null; storage of this socket.
+        unsafe { *at = SocketPeer::NONE };
     }
 }

@@ -27,6 +27,9 @@ fn write(at: *mut u32, value: u32) {
     unsafe { at.write_volatile(value) }
 }
 
+/// The kernel's state of a socket with a peer; UDP uses it, too.
+const TCP_ESTABLISHED: u32 = 1;
+
 /// The socket address that a system call carries.
 pub struct SockAddr<'a> {
     ctx: &'a SockAddrContext,
@@ -100,6 +103,14 @@ impl<'a> SockAddr<'a> {
     pub fn protocol(&self) -> Option<Protocol> {
         let number = read(field!(self.protocol));
         if number > 255 { None } else { Protocol::from_number(number as u8) }
+    }
+
+    /// Whether a datagram socket has a peer.
+    #[inline(always)]
+    pub fn is_connected(&self) -> bool {
+        // SAFETY: the kernel guarantees a valid context, and for these hooks a full socket in it.
+        let state = unsafe { (&raw const (*(*self.raw()).__bindgen_anon_1.sk).state).read_volatile() };
+        state == TCP_ESTABLISHED
     }
 
     /// Cookie of the network namespace the socket is in.

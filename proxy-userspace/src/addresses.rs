@@ -26,6 +26,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Pause after an error.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// The kernel's index of a device and an address of it.
+type Placed = (u32, IpAddr);
+
 /// Sends the complete set of addresses at the start and after each change, until the receiver is dropped.
 ///
 /// An error is logged and tried again; the last set stays with the receiver.
@@ -78,7 +81,8 @@ async fn notified(socket: &mut TokioSocket) -> io::Result<()> {
     }
 }
 
-/// All addresses in this network namespace that clients elsewhere could use.
+/// All addresses in this network namespace that clients elsewhere could use. An address that only devices of Service
+/// addresses ([`holds_service_addresses`]) have is not one.
 ///
 /// # Errors
 /// The netlink socket failed or the kernel refused the dump.
@@ -91,9 +95,29 @@ pub fn read() -> io::Result<BTreeSet<IpAddr>> {
     loop {
         let (packet, _) = socket.recv_from_full()?;
         if collect(&packet, &mut addresses)? {
-            return Ok(addresses);
+            return Ok(of_the_node(&addresses, device_name));
         }
     }
+}
+
+/// The addresses of devices that are not for Service addresses.
+fn of_the_node(addresses: &BTreeSet<Placed>, name: impl Fn(u32) -> Option<String>) -> BTreeSet<IpAddr> {
+    let is_own = |device: u32| !name(device).is_some_and(|name| holds_service_addresses(&name));
+    let devices: BTreeSet<u32> =
+        addresses.iter().map(|(device, _)| *device).filter(|it| is_own(*it)).collect();
+    addresses.iter().filter(|(device, _)| devices.contains(device)).map(|(_, address)| *address).collect()
+}
+
+/// Whether a device has this name because its addresses are those of Services: kube-proxy in ipvs mode puts every one
+/// on `kube-ipvs0`, the node-local DNS cache kube-dns's ClusterIP on `nodelocaldns`. kube-proxy's NodePorts are not
+/// served on `kube-ipvs0` either.
+fn holds_service_addresses(device: &str) -> bool {
+    device == "kube-ipvs0" || device.starts_with("nodelocaldns")
+}
+
+/// `None` if the device is gone: so is its address, and a notification of that is under way.
+fn device_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
 fn request() -> Vec<u8> {
@@ -108,14 +132,14 @@ fn request() -> Vec<u8> {
 }
 
 /// Takes the addresses out of one packet of a dump; `true` at the end of the dump.
-fn collect(mut packet: &[u8], addresses: &mut BTreeSet<IpAddr>) -> io::Result<bool> {
+fn collect(mut packet: &[u8], addresses: &mut BTreeSet<Placed>) -> io::Result<bool> {
     while !packet.is_empty() {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(packet).map_err(io::Error::other)?;
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
-                addresses.extend(usable(&address));
+                addresses.extend(usable(&address).map(|usable| (address.header.index, usable)));
             }
             _ => {}
         }
@@ -200,6 +224,26 @@ mod tests {
             vec![AddressAttribute::Address(ip("192.0.2.2")), AddressAttribute::Local(ip("192.0.2.1"))];
         let message = message(AddressScope::Universe, AddressHeaderFlags::empty(), attributes);
         assert_eq!(usable(&message), Some(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn addresses_of_services_on_a_device_of_their_own_serve_no_node_ports() {
+        let names = |index| {
+            [Some("eth0"), Some("kube-ipvs0"), Some("nodelocaldns"), None].get(index as usize).copied()
+        };
+        let name = |index| names(index).flatten().map(str::to_owned);
+        let placed = |of: &[(u32, &str)]| of.iter().map(|(device, text)| (*device, ip(text))).collect();
+        let found: BTreeSet<Placed> = placed(&[
+            (0, "192.0.2.1"),
+            (0, "2001:db8::1"),
+            (1, "10.96.0.1"),
+            (1, "192.0.2.1"),
+            (2, "10.96.0.10"),
+            (3, "192.0.2.3"),
+        ]);
+        let expected = ["192.0.2.1", "2001:db8::1", "192.0.2.3"].map(ip);
+        assert_eq!(of_the_node(&found, name), BTreeSet::from(expected));
+        assert!(!holds_service_addresses("kube-ipvs01") && !holds_service_addresses("eth0"));
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// How long a start may take.
 pub(crate) const START_LIMIT: Duration = Duration::from_mins(1);
 
+/// Pause between two connects: every connection keeps a port of the client for a minute after its end.
+const BREATH: Duration = Duration::from_millis(1);
+
 /// The node. The order of the fields is the order in which it is taken down.
 pub(crate) struct Node {
     pub(crate) world: World,
@@ -109,7 +112,7 @@ impl Node {
         Some(names)
     }
 
-    /// Connects without a pause while `work` is done; no connect may fail.
+    /// Connects all the time while `work` is done; no connect may fail.
     pub(crate) fn under_connects<T>(&self, work: impl FnOnce() -> T) -> T {
         let (stop, netns) = (AtomicBool::new(false), &self.world.client.netns);
         thread::scope(|scope| {
@@ -156,6 +159,7 @@ fn connects(stop: &AtomicBool) -> (u64, u64) {
             eprintln!("connect {connects} failed: {error}");
             failures += 1;
         }
+        thread::sleep(BREATH);
     }
     (connects, failures)
 }

@@ -113,16 +113,17 @@ fn a_changed_capacity_is_taken_over_without_losing_flows() {
 
 #[test]
 fn cleanup_removes_every_link_map_and_pin() {
-    let world = World::with_service("TCP");
+    let mut world = World::with_service("TCP");
     let pins = world.host.bpffs.pins();
     assert!(world.in_pod(|| ask_tcp(vip())).is_ok());
     let inspection = inspect(&pins).unwrap();
     assert_eq!(inspection.dump().unwrap().backends4.len(), 3);
     drop(inspection);
-    let report = cleanup(&pins);
+    world.close();
+    let report = cleanup(&pins).unwrap();
     assert_eq!(report.errors, Vec::<String>::new());
     assert!(!pins.exists());
     let error = crate::world::errno(world.on_node(|| ask_tcp(vip())));
     assert_eq!(error, 101, "no program translates, and the node has no route: ENETUNREACH");
-    assert_eq!(cleanup(&pins).errors, Vec::<String>::new(), "twice is fine");
+    assert_eq!(cleanup(&pins).unwrap().errors, Vec::<String>::new(), "twice is fine");
 }

@@ -161,3 +161,49 @@ fn an_answer_to_a_datagram_sent_to_the_backend_itself_comes_from_the_backend() {
     assert_eq!(ask_udp(&socket, direct).unwrap(), (backend, direct));
     assert_eq!(ask_udp(&socket, vip()).unwrap().1, vip());
 }
+
+/// The kernel delivers to a connected socket only what its peer sends: a datagram with an address must go there, too.
+#[test]
+fn a_connected_socket_that_also_names_the_service_stays_with_its_peer() {
+    let world = World::with_service("UDP");
+    for (name, to) in ways() {
+        for _ in 0..12 {
+            let socket = world.in_pod(|| connected_udp(to).unwrap());
+            let peer = ask_connected(&socket).unwrap();
+            assert_eq!(ask_udp(&socket, to).unwrap(), peer, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_connects_after_sending_keeps_its_backend() {
+    let world = World::with_service("UDP");
+    for (name, to) in ways() {
+        for _ in 0..12 {
+            let socket = world.in_pod(|| udp_socket(to).unwrap());
+            let flow = ask_udp(&socket, to).unwrap();
+            socket.connect(to).unwrap();
+            assert_eq!(ask_connected(&socket).unwrap(), flow, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_was_disconnected_and_asks_the_backend_itself_is_answered_by_the_backend() {
+    let world = World::with_service("UDP");
+    let socket = world.in_pod(|| connected_udp(vip()).unwrap());
+    let backend = ask_connected(&socket).unwrap().0;
+    disconnect(&socket);
+    let direct = SocketAddr::new(world.pods[&backend].v4.into(), crate::world::TARGET);
+    assert_eq!(ask_udp(&socket, direct).unwrap(), (backend, direct));
+}
+
+/// `connect` with `AF_UNSPEC`: no hook sees it.
+fn disconnect(socket: &std::net::UdpSocket) {
+    use std::os::fd::AsRawFd as _;
+    let unspecified = nix::libc::sockaddr { sa_family: nix::libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    let length = size_of_val(&unspecified) as u32;
+    // SAFETY: the address is valid for the call and as long as said.
+    let result = unsafe { nix::libc::connect(socket.as_raw_fd(), &raw const unspecified, length) };
+    assert_eq!(result, 0);
+}

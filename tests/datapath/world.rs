@@ -80,9 +80,14 @@ impl World {
         self.plane.as_ref().unwrap()
     }
 
+    /// Ends the data plane without taking anything down.
+    pub(crate) fn close(&mut self) {
+        drop(self.plane.take());
+    }
+
     /// Ends the data plane without taking anything down, and opens it again as a new agent does.
     pub(crate) fn reopen(&mut self, open: impl FnOnce(&Host, &Lab) -> Plane) {
-        drop(self.plane.take());
+        self.close();
         self.plane = Some(open(&self.host, &self.lab));
     }
 

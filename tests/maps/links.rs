@@ -83,10 +83,10 @@ fn watching_exchanges_the_programs_and_exchanges_them_back() {
 fn cleanup_detaches_everything_and_may_be_repeated() {
     let host = Host::new().unwrap();
     attach(&host.config(Capacities::default()));
-    let report = cleanup(&host.bpffs.pins());
+    let report = cleanup(&host.bpffs.pins()).unwrap();
     assert_eq!((report.removed.len(), report.errors), (8 + 11 + 3, Vec::new()));
     assert!(!host.bpffs.pins().exists());
-    let report = cleanup(&host.bpffs.pins());
+    let report = cleanup(&host.bpffs.pins()).unwrap();
     assert_eq!((report.removed, report.errors), (Vec::new(), Vec::new()));
     assert_eq!(attach(&host.config(Capacities::default())).1, LinkAction::Created);
 }

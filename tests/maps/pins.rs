@@ -9,7 +9,7 @@ use aya::maps::{HashMap, Map, MapData};
 use proxy_common::{AffinityKey, AffinityValue};
 use proxy_core::desired::Settings;
 use proxy_core::entries::text::{self, Ids};
-use proxy_userspace::dataplane::{Capacities, DataPlane, LinkAction, inspect, lock_holder};
+use proxy_userspace::dataplane::{Capacities, DataPlane, LinkAction, cleanup, inspect, lock_holder};
 use proxy_userspace::metrics::Metrics;
 use proxy_userspace::reconcile::Reconciler;
 
@@ -174,6 +174,37 @@ fn a_second_agent_is_refused_and_told_who_runs() {
     assert_eq!(lock_holder(&config.lock_file).unwrap(), Some(std::process::id()));
     drop(plane);
     assert_eq!(lock_holder(&config.lock_file).unwrap(), None);
+}
+
+/// An agent in a container has a /run of its own.
+#[test]
+fn a_second_agent_with_another_run_folder_and_a_cleanup_are_refused_too() {
+    let site = Site::new();
+    let mut plane = site.open();
+    plane.apply(cluster()).unwrap();
+    let text = written(&mut plane);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut config = site.host.config(Capacities::default());
+    config.lock_file = elsewhere.path().join("agent.lock");
+    let pins = site.host.bpffs.pins();
+    let Err(second) = site.lab.node.run(|| DataPlane::open(&config)) else {
+        unreachable!("two agents at once")
+    };
+    let own = format!("pid {}", std::process::id());
+    for error in [second.to_string(), cleanup(&pins).unwrap_err().to_string()] {
+        assert!(error.contains(&own) && error.contains("--pin-dir"), "{error}");
+        assert!(error.contains(pins.to_str().unwrap()), "{error}");
+    }
+    assert_eq!(written(&mut plane), text);
+    assert_eq!(fs::read_dir(pins.join("links")).unwrap().count(), plane.links.len());
+
+    drop(plane);
+    let next = site.lab.node.run(|| DataPlane::open(&config)).unwrap();
+    assert!(next.inherited() && next.succeeds_another());
+    drop(next);
+    assert_eq!(cleanup(&pins).unwrap().errors, Vec::<String>::new());
+    assert!(!pins.exists());
+    assert!(!site.lab.node.run(|| DataPlane::open(&config)).unwrap().succeeds_another());
 }
 
 #[test]

@@ -193,7 +193,9 @@ impl Planner {
         let mut wanted: BTreeMap<RecordKey, bool> =
             before.keys.iter().map(|key| (*key, self.records.owns_address(key))).collect();
         let left = self.leaving.remove(name).unwrap_or_default();
-        wanted.extend(left.keys.into_iter().filter(|(key, _)| !self.records.is_wanted(key)));
+        let (taken, free): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            left.keys.into_iter().partition(|(key, _)| self.records.is_wanted(key));
+        wanted.extend(free);
         before.ports.extend(left.ports.into_iter().filter(|port| self.ids.revive(port.id)));
         for (port, id) in desired.ports.iter().zip(ids) {
             before.add(port, *id);
@@ -211,6 +213,9 @@ impl Planner {
         draft.dismissed.extend(unneeded);
         let now = Holding { keys: wanted.keys().copied().collect(), ports: before.ports.clone() };
         self.hand_over(&owner, before, &now, &wanted);
+        if !taken.is_empty() {
+            self.leaving.entry(Arc::clone(&owner)).or_default().keys.extend(taken);
+        }
         if !now.is_empty() {
             self.services.insert(owner, now);
         }

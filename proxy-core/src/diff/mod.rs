@@ -8,6 +8,7 @@ mod commit;
 mod demand;
 mod draft;
 mod holding;
+mod lookup;
 mod op;
 mod planner;
 mod records;

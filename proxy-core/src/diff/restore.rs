@@ -54,6 +54,13 @@ impl Planner {
         planner
     }
 
+    /// Generations of service ids that are new from now on begin after `first` (its lower 31 bits). Call it after
+    /// [`Planner::restore`] with a number drawn at random: sockets outlive the maps and may remember an id that is given
+    /// out anew, and take its record for the one they knew if the generation is the same.
+    pub fn start_generations_at(&mut self, first: u32) {
+        self.ids.start_generations_at(first);
+    }
+
     /// Replaces the shadow by what the maps really hold, for an audit while running. What waits for a grace period
     /// starts waiting anew; epochs sealed before mean nothing now. Plan all Services next.
     pub fn reload(&mut self, dump: &RealisedDump) {

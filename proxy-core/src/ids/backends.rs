@@ -52,6 +52,11 @@ impl BackendTable {
         self.by_key.get(key).copied()
     }
 
+    /// The backend in a place; `None` if that holds no whole record.
+    pub(crate) fn key(&self, id: BackendId) -> Option<BackendKey> {
+        self.places.get(id as usize)?.as_ref()?.key
+    }
+
     /// Gives a new backend the lowest free id. It is a promise only, until [`Self::written`].
     pub(crate) fn allocate(&mut self, key: BackendKey) -> Option<BackendId> {
         let id = self.free.take_lowest()?;

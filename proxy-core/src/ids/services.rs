@@ -60,6 +60,12 @@ impl ServiceIds {
         }
     }
 
+    /// Generations of ids that are new from now on begin above `first`, even if higher ones were found. So that at
+    /// least as many changes fit above it, only its lower 31 bits count.
+    pub(crate) fn start_generations_at(&mut self, first: u32) {
+        self.floor = first & (u32::MAX >> 1);
+    }
+
     /// A new id, in use from now on.
     pub(crate) fn allocate(&mut self) -> u32 {
         let mut id = self.next.max(1);
@@ -248,6 +254,20 @@ mod tests {
         ids.next = u32::MAX;
         assert_eq!([ids.allocate(), ids.allocate()], [u32::MAX, 1]);
         assert_eq!(ids.generation(1), 41);
+    }
+
+    /// What sockets remember of an id that was used before this process must not match by chance.
+    #[test]
+    fn new_ids_begin_where_they_are_told_and_known_ones_go_on() {
+        let mut ids = ServiceIds::new();
+        ids.found(3, 900);
+        ids.record_added(3, 900);
+        ids.start_generations_at(500);
+        let new = ids.allocate();
+        assert_eq!([ids.generation(3), ids.generation(new)], [900, 500]);
+        ids.start_generations_at(u32::MAX);
+        let new = ids.allocate();
+        assert_eq!(ids.generation(new), u32::MAX / 2);
     }
 
     #[test]

@@ -105,11 +105,11 @@ impl Parts {
         let needs_node = matches!(config.source, SourceConfig::Kubernetes { .. });
         Ok(Self {
             observer: Arc::new(data_plane.observer()?),
+            source: source(config, data_plane.succeeds_another()),
             data_plane: Arc::new(Mutex::new(data_plane)),
             readiness: Arc::new(Readiness::new(progress, Arc::clone(&sources), needs_node)),
             sources,
             metrics: Metrics::default(),
-            source: source(config),
         })
     }
 
@@ -189,9 +189,9 @@ impl Parts {
     }
 }
 
-fn source(config: &Config) -> watch::SourceConfig {
+fn source(config: &Config, inherited: bool) -> watch::SourceConfig {
     match &config.source {
-        SourceConfig::Manifests(folder) => watch::SourceConfig::Manifests(folder.clone()),
+        SourceConfig::Manifests(folder) => watch::SourceConfig::Manifests { path: folder.clone(), inherited },
         SourceConfig::Kubernetes { kubeconfig, api_servers } => watch::SourceConfig::Kube(KubeSettings {
             kubeconfig: kubeconfig.clone(),
             api_servers: api_servers.clone(),

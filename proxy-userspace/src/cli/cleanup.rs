@@ -9,13 +9,19 @@ use std::{
 };
 
 use super::{CliError, Paths};
-use crate::dataplane;
+use crate::dataplane::{self, LockError};
 
 pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
     if let Some(pid) = dataplane::lock_holder(&paths.lock())? {
         return Err(CliError::Refused(format!("the agent (process {pid}) is running; stop it first")));
     }
-    let report = dataplane::cleanup(&paths.pin_dir);
+    let report = dataplane::cleanup(&paths.pin_dir).map_err(|error| match error {
+        LockError::Held { path, holder } => CliError::Refused(format!(
+            "an agent ({holder}) runs with --pin-dir {}; stop it first",
+            path.display()
+        )),
+        other => other.into(),
+    })?;
     let mut out = io::stdout().lock();
     for removed in &report.removed {
         writeln!(out, "removed {}", removed.display())?;

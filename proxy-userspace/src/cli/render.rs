@@ -121,9 +121,40 @@ fn rendered(
     rows.sort_by_key(|row| (row.name, row.kind, row.address, row.port, row.scope));
     Rendered {
         node: node_name.to_owned(),
-        frontends: rows.iter().map(frontend).collect(),
+        frontends: one_star_each(rows.iter().map(frontend)),
         health_check_node_ports: health_checks(desired).collect(),
         warnings,
+    }
+}
+
+/// A dual-stack NodePort has a star for each family: one entry, as every other frontend and scope has one. Its
+/// backends are those of both families, and a client of one family gets those of that family.
+fn one_star_each(frontends: impl Iterator<Item = RenderedFrontend>) -> Vec<RenderedFrontend> {
+    let mut merged: Vec<RenderedFrontend> = Vec::new();
+    for frontend in frontends {
+        match merged.last_mut().filter(|last| last.is_same_star(&frontend)) {
+            Some(last) => {
+                last.backends.extend(frontend.backends);
+                last.backends.sort();
+            }
+            None => merged.push(frontend),
+        }
+    }
+    merged
+}
+
+impl RenderedFrontend {
+    fn is_same_star(&self, other: &Self) -> bool {
+        let identity = |frontend: &Self| {
+            (
+                frontend.service.clone(),
+                frontend.port_name.clone(),
+                frontend.port,
+                frontend.protocol,
+                frontend.scope,
+            )
+        };
+        self.address == "*" && other.address == "*" && identity(self) == identity(other)
     }
 }
 

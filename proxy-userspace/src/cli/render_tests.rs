@@ -132,3 +132,31 @@ fn manifests_of_which_nothing_can_be_used_are_an_error_and_empty_ones_are_not() 
     assert!(refuse_rubble(&manifests("# nothing\n")).is_ok());
     assert!(refuse_rubble(&manifests("apiVersion: v1\nkind: Pod\n")).is_ok());
 }
+
+#[test]
+fn a_dual_stack_node_port_without_its_node_is_one_entry_for_each_scope() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIPs: [10.96.0.1, 'fd00:10:96::1'], ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.0.1]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-6, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ['2001:db8::1']}]
+";
+    let rendered = json_of(&manifests(text), "node-1");
+    let expected = ["internal", "external"]
+        .map(|scope| format!("* 30080 {scope} -> 10.244.0.1:8080 [2001:db8::1]:8080"));
+    assert_eq!(brief(&rendered, "NodePort"), expected);
+}

@@ -127,8 +127,20 @@ fn check_variable(name: &str) -> Result<(), ConfigError> {
 /// Whether the kubelet made this variable for a Service called `sheave...`: it gives each container
 /// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]`, `NAME_PORT` and `NAME_PORT_80_TCP[_...]`.
 fn is_service_link(name: &str) -> bool {
-    ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part))
+    name.ends_with("_SERVICE_HOST")
         || name.ends_with("_PORT")
+        || name.split_once("_SERVICE_PORT_").is_some_and(|(_, port_name)| !port_name.is_empty())
+        || name.rsplit_once("_PORT_").is_some_and(|(_, port)| is_link_port(port))
+}
+
+/// Whether this is `80_TCP`, `80_TCP_PROTO`, `80_TCP_PORT` or `80_TCP_ADDR`.
+fn is_link_port(text: &str) -> bool {
+    let mut parts = text.split('_');
+    let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+    let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+    number
+        && protocol
+        && matches!((parts.next(), parts.next()), (None | Some("PROTO" | "PORT" | "ADDR"), None))
 }
 
 fn from_file(path: &Path) -> Result<Texts, ConfigError> {

@@ -83,9 +83,31 @@ fn variables_the_kubelet_makes_for_a_service_called_sheave_are_no_settings() {
         ("SHEAVE_SERVICE_HOST", "10.96.0.7"),
         ("SHEAVE_METRICS_SERVICE_PORT_HTTP", "80"),
         ("SHEAVE_PORT", "tcp://10.96.0.7:80"),
+        ("SHEAVE_PORT_80_TCP", "tcp://10.96.0.7:80"),
         ("SHEAVE_PORT_80_TCP_ADDR", "10.96.0.7"),
+        ("SHEAVE_PORT_80_TCP_PORT", "80"),
+        ("SHEAVE_METRICS_SERVICE_PORT", "53"),
+        ("SHEAVE_METRICS_PORT_53_UDP_PROTO", "udp"),
+        ("SHEAVE_PORT_X_PORT_80_TCP_PORT", "80"),
+        ("SHEAVE_SERVICE_PORTS_SERVICE_HOST", "10.96.0.8"),
     ];
     load(&layers(&[("node-name", "n")], &links)).unwrap();
+}
+
+#[test]
+fn a_misspelt_setting_that_resembles_a_service_variable_is_an_error() {
+    let wrong = [
+        "SHEAVE_NODE_PORT_ADRESSES",
+        "SHEAVE_NODE_PORT_80",
+        "SHEAVE_NODE_PORT_80_TCP_ADRESSES",
+        "SHEAVE_NODE_PORT_80_HTTP",
+        "SHEAVE_SERVICE_HOSTS",
+        "SHEAVE_SERVICE_PORTS",
+    ];
+    for name in wrong {
+        let error = load(&layers(&[("node-name", "n")], &[(name, "10.0.0.0/8")])).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}`")), "{error}");
+    }
 }
 
 #[test]

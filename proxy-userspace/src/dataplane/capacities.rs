@@ -6,6 +6,9 @@ use proxy_common::names;
 
 use super::MapLimit;
 
+/// Places in each service map beside those that can be configured: the probe's two records fit when the map is full.
+pub(super) const PROBE_RECORDS: u32 = 2;
+
 /// Capacities of the maps, in entries. A change rebuilds the maps at the next start, without a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -34,11 +37,11 @@ impl Default for Capacities {
 }
 
 impl Capacities {
-    /// The maps whose capacity can be set, with the value set.
+    /// The maps whose capacity can be set, with the entries they are made for: what is configured, and the probe's.
     pub(super) fn by_map(&self) -> [(&'static str, u32); 7] {
         [
-            (names::SERVICES4, self.services),
-            (names::SERVICES6, self.services),
+            (names::SERVICES4, self.services.saturating_add(PROBE_RECORDS)),
+            (names::SERVICES6, self.services.saturating_add(PROBE_RECORDS)),
             (names::RING, self.ring),
             (names::BACKENDS4, self.backends),
             (names::BACKENDS6, self.backends),
@@ -60,6 +63,11 @@ impl Capacities {
     }
 }
 
+/// Entries of a map that the configured capacity does not count.
+pub(super) fn reserved(map: &str) -> u32 {
+    if [names::SERVICES4, names::SERVICES6].contains(&map) { PROBE_RECORDS } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,8 +75,15 @@ mod tests {
     #[test]
     fn every_sized_map_names_its_own_capacity() {
         let capacities = Capacities { services: 1, ring: 2, backends: 3, affinity: 4, source_ranges: 5 };
-        for (map, capacity) in capacities.by_map() {
-            assert_eq!(capacities.limit(map).capacity, capacity, "{map}");
+        for (map, entries) in capacities.by_map() {
+            assert_eq!(capacities.limit(map).capacity, entries - reserved(map), "{map}");
         }
+    }
+
+    #[test]
+    fn only_the_service_maps_have_room_for_the_probe_besides() {
+        let of = |map| reserved(map);
+        assert_eq!((of(names::SERVICES4), of(names::SERVICES6)), (2, 2));
+        assert_eq!((of(names::RING), of(names::BACKENDS4), of(names::EVENTS)), (0, 0, 0));
     }
 }

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::pins::is_on_bpffs;
+use super::{
+    lock::{Lock, LockError},
+    pins::is_on_bpffs,
+};
 
 /// What was removed and what could not be.
 #[derive(Debug, Default)]
@@ -19,12 +22,16 @@ pub struct CleanupReport {
 }
 
 /// Removes every link, map and directory under `pin_dir`, links first: a removed link detaches its program at once.
-/// Finding nothing is success. Whether an agent runs is the caller's question ([`super::lock_holder`]).
-pub fn cleanup(pin_dir: &Path) -> CleanupReport {
+/// Finding nothing is success. No agent can start there meanwhile.
+///
+/// # Errors
+/// An agent runs with these pins, wherever its run folder is; nothing was removed.
+pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, LockError> {
     let mut report = CleanupReport::default();
     match is_on_bpffs(pin_dir) {
         _ if !pin_dir.exists() => {}
         Ok(true) => {
+            let _lock = Lock::take_directory(pin_dir)?;
             report.remove_tree(&pin_dir.join("links"));
             report.remove_tree(pin_dir);
         }
@@ -33,7 +40,7 @@ pub fn cleanup(pin_dir: &Path) -> CleanupReport {
         }
         Err(error) => report.errors.push(error.to_string()),
     }
-    report
+    Ok(report)
 }
 
 impl CleanupReport {
@@ -75,7 +82,7 @@ mod tests {
     fn an_ordinary_directory_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("precious"), "x").unwrap();
-        let report = cleanup(directory.path());
+        let report = cleanup(directory.path()).unwrap();
         assert!(report.removed.is_empty());
         assert_eq!(report.errors.len(), 1);
         assert!(directory.path().join("precious").exists());
@@ -83,7 +90,7 @@ mod tests {
 
     #[test]
     fn nothing_to_remove_is_success() {
-        let report = cleanup(Path::new("/sys/fs/bpf/sheave-that-never-was"));
+        let report = cleanup(Path::new("/sys/fs/bpf/sheave-that-never-was")).unwrap();
         assert!(report.removed.is_empty() && report.errors.is_empty());
     }
 

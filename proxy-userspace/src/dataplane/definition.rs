@@ -195,7 +195,7 @@ mod tests {
         let capacities = Capacities { services: 3, ring: 5, ..Capacities::default() };
         let all = MapDefinition::all(OBJECT, &capacities).unwrap();
         let find = |name: &str| all.iter().find(|map| map.name == name).unwrap().shape.max_entries;
-        assert_eq!((find(names::SERVICES4), find(names::SERVICES6), find(names::RING)), (3, 3, 5));
+        assert_eq!((find(names::SERVICES4), find(names::SERVICES6), find(names::RING)), (5, 5, 5));
         assert_eq!(find(names::AFFINITY), names::DEFAULT_AFFINITY);
         let names: Vec<_> = all.iter().map(|map| map.name.as_str()).collect();
         let contract = [

@@ -26,6 +26,9 @@ const SOCKET_STORAGE: &str = "bpf_sk_storage_map";
 /// Why the programs are not in the kernel.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// bpf(2) itself is refused.
+    #[error("the kernel does not let this process use bpf(): {RIGHTS}")]
+    NotPermitted(#[source] io::Error),
     /// The object or one of its maps.
     #[error("cannot load the eBPF object{}", hint(.0))]
     Object(#[source] Box<EbpfError>),
@@ -48,12 +51,29 @@ pub enum LoadError {
     NetnsCookie(#[source] io::Error),
 }
 
+/// What the agent needs.
+const RIGHTS: &str = "run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
+
+/// Says at once that rights are missing. Without it the first sign is a pin that cannot be opened, which looks like a
+/// foreign one, or an object that the loader stripped of what it believes this kernel lacks.
+pub(super) fn check_permitted() -> Result<(), LoadError> {
+    permitted(sys::try_map())
+}
+
+fn permitted(tried: io::Result<()>) -> Result<(), LoadError> {
+    match tried {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(LoadError::NotPermitted(error)),
+        // Whatever else is wrong the loader says better.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// What to do about the usual reason.
-fn hint(error: &EbpfError) -> &'static str {
+fn hint(error: &EbpfError) -> String {
     let refused = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    if refused { ": run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" } else { "" }
+    if refused { format!(": {RIGHTS}") } else { String::new() }
 }
 
 /// Which programs to load.
@@ -115,6 +135,9 @@ const LOG_LINES: usize = 12;
 
 fn refused(program: &'static str, error: &ProgramError) -> LoadError {
     let reason = match error {
+        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
+            format!("{io_error}: {RIGHTS}")
+        }
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             let lines: Vec<_> = log.lines().collect();
@@ -195,5 +218,8 @@ mod tests {
             io_error: denied,
         });
         assert!(LoadError::Object(Box::new(error)).to_string().contains("CAP_BPF"));
+        let errno = |number| permitted(Err(io::Error::from_raw_os_error(number)));
+        assert!(errno(libc::EPERM).unwrap_err().to_string().contains("CAP_BPF"));
+        assert!(errno(libc::EINVAL).is_ok());
     }
 }

@@ -1,10 +1,13 @@
-//! The lock that keeps a second agent away from the same maps.
+//! The locks that keep a second agent away from the same control socket and from the same maps.
 //!
-//! Must not know what the agent does with them.
+//! The lock file beside the control socket holds the agent's process id. The pin directory itself is locked besides: an
+//! agent in a container has a run folder of its own and still shares the node's maps. Must not know what the agent does
+//! with them.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -28,15 +31,15 @@ pub enum LockError {
         "another agent ({holder}) holds {path}: stop it first, or give this one its own --run-dir and --pin-dir"
     )]
     Held {
-        /// The lock file.
+        /// The lock file or the pin directory.
         path: PathBuf,
         /// "pid 123", or that it is unknown.
         holder: String,
     },
-    /// The file could not be used.
-    #[error("cannot use the lock file {path}")]
+    /// The file or directory could not be used.
+    #[error("cannot lock {path}")]
     File {
-        /// The lock file.
+        /// The lock file or the pin directory.
         path: PathBuf,
         /// Why.
         #[source]
@@ -74,6 +77,26 @@ impl Lock {
             }
             Err((_, errno)) => Err(failed(errno.into())),
         }
+    }
+
+    /// Takes the lock on a pin directory, which must exist. Whoever writes there has it, from whatever container.
+    pub(super) fn take_directory(path: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::File { path: path.to_owned(), source };
+        let directory = File::open(path).map_err(failed)?;
+        let locked = match lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((directory, Errno::EWOULDBLOCK)) => {
+                let holder = describe(owner(&directory));
+                return Err(LockError::Held { path: path.to_owned(), holder });
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        // A cleanup may have removed it between the two calls: the lock on what is gone protects nothing.
+        let (own, now) = (locked.metadata().map_err(failed)?, fs::metadata(path).map_err(failed)?);
+        if (own.dev(), own.ino()) != (now.dev(), now.ino()) {
+            return Err(failed(io::Error::other("it was replaced meanwhile")));
+        }
+        Ok(Self { _file: locked })
     }
 }
 
@@ -119,6 +142,23 @@ fn read_pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
+/// Whoever has a directory locked, which holds no process id, as far as this process can see it.
+fn owner(directory: &File) -> Option<u32> {
+    let metadata = directory.metadata().ok()?;
+    owner_in(&fs::read_to_string("/proc/locks").ok()?, metadata.dev(), metadata.ino())
+}
+
+/// Finds `1: FLOCK  ADVISORY  WRITE 123 00:1f:42 0 EOF` (`proc_locks(5)`): process, then device and inode. A process
+/// that this one's namespace does not show is absent or has no positive id.
+fn owner_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid, locked) = (words.next()?, words.nth(2)?, words.next()?);
+        (kind == "FLOCK" && locked == file).then(|| pid.parse().ok()).flatten().filter(|pid| *pid != 0)
+    })
+}
+
 fn describe(pid: Option<u32>) -> String {
     pid.map_or_else(|| "process id unknown".to_owned(), |pid| format!("pid {pid}"))
 }
@@ -140,5 +180,29 @@ mod tests {
         drop(held);
         assert_eq!(lock_holder(&path).unwrap(), None);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_locked_once_until_it_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Lock::take_directory(directory.path()).unwrap();
+        let error = Lock::take_directory(directory.path()).unwrap_err();
+        assert!(matches!(error, LockError::Held { .. }), "{error}");
+        assert!(error.to_string().contains("--pin-dir"), "{error}");
+        drop(held);
+        Lock::take_directory(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn the_owner_of_a_lock_is_found_by_device_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1f:42 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:1f:43 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 13 00:1f:42 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 14 00:1f:42 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 0 103:02:7 0 EOF\n";
+        assert_eq!(owner_in(locks, libc::makedev(0, 0x1f), 42), Some(14));
+        assert_eq!(owner_in(locks, libc::makedev(0x103, 2), 7), None, "a process of another namespace");
+        assert_eq!(owner_in(locks, libc::makedev(0, 0x1f), 44), None);
+        assert_eq!(owner_in("nonsense\n", 0, 0), None);
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{
-    ApplyError,
+    ApplyError, capacities,
     handles::{MapHandle, MapHandles, io_error},
     links::HOOKS,
     pins::Pins,
@@ -58,7 +58,7 @@ pub struct MapUsage {
     pub kind: String,
     /// Entries in use, for maps in which that can be told.
     pub used: Option<u64>,
-    /// Entries that fit; bytes for the ring buffer; 0 if only the number of sockets limits it.
+    /// Entries that fit, without the places kept for the probe; bytes for the ring buffer; 0 if only the number of sockets limits it.
     pub capacity: u64,
     /// Memory the kernel charges for it now, in bytes.
     pub bytes: Option<u64>,
@@ -224,7 +224,7 @@ fn usage(map: &MapHandle, used: Option<u64>) -> MapUsage {
         name: map.name.clone(),
         kind: map.shape.kind_name().to_owned(),
         used,
-        capacity: map.shape.max_entries.into(),
+        capacity: map.shape.max_entries.saturating_sub(capacities::reserved(&map.name)).into(),
         bytes: charged_bytes(map.as_fd()),
     }
 }

@@ -101,7 +101,8 @@ impl Pins {
         self.links().join(program)
     }
 
-    /// Makes the directories, and mounts a bpffs on /sys/fs/bpf if the directory is there and none is mounted.
+    /// Makes the directory, and mounts a bpffs on /sys/fs/bpf if the directory is there and none is mounted. Changes
+    /// nothing of another agent's.
     pub(super) fn prepare(&self) -> Result<(), PinsError> {
         if !is_on_bpffs(&self.directory)? {
             if !self.directory.starts_with(BPFFS) {
@@ -112,12 +113,18 @@ impl Pins {
                 .map_err(|errno| PinsError::Mount(errno.into()))?;
             info!(directory = BPFFS, "mounted a bpffs");
         }
-        for directory in [self.maps(), self.links()] {
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700);
-            builder.create(&directory).map_err(failed("create directory", &directory))?;
-        }
-        Ok(())
+        create(&self.directory)
+    }
+
+    /// Makes the directories below, for whoever has the lock.
+    pub(super) fn make_folders(&self) -> Result<(), PinsError> {
+        create(&self.maps())?;
+        create(&self.links())
+    }
+
+    /// Whether an earlier agent's programs may still be on their hooks.
+    pub(super) fn any_link(&self) -> Result<bool, PinsError> {
+        Ok(!list(&self.links())?.is_empty())
     }
 
     /// Removes every pin that may not be taken over, so that the loader creates those maps anew. Returns whether the
@@ -205,6 +212,12 @@ pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinsError> {
     }
     names.sort();
     Ok(names)
+}
+
+fn create(directory: &Path) -> Result<(), PinsError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(directory).map_err(failed("create directory", directory))
 }
 
 /// Removes a pin; `false` if there was none.

@@ -60,7 +60,7 @@ impl Default for DataPlaneConfig {
 /// Why the data plane could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another agent, or the lock file.
+    /// Another agent, or the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// No cgroup to attach to.
@@ -114,7 +114,9 @@ pub struct DataPlane {
     maps: KernelMaps,
     /// The iterator that lists translated sockets.
     lister: Option<OwnedFd>,
-    _lock: Lock,
+    succeeds_another: bool,
+    /// On the lock file and on the pin directory.
+    _locks: [Lock; 2],
 }
 
 impl DataPlane {
@@ -124,10 +126,14 @@ impl DataPlane {
     /// # Errors
     /// See [`OpenError`]; nothing that serves traffic was changed.
     pub fn open(config: &DataPlaneConfig) -> Result<Self, OpenError> {
-        let lock = Lock::take(&config.lock_file)?;
+        let run_lock = Lock::take(&config.lock_file)?;
+        load::check_permitted()?;
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pins = Pins::new(&config.pin_dir);
         pins.prepare()?;
+        let pin_lock = Lock::take_directory(&config.pin_dir)?;
+        pins.make_folders()?;
+        let succeeds_another = pins.any_link()?;
         let capacities = config.capacities;
         let definitions = MapDefinition::all(OBJECT, &capacities)?;
         let inherited = pins.admit(&definitions)?;
@@ -150,7 +156,8 @@ impl DataPlane {
             handles,
             maps,
             lister,
-            _lock: lock,
+            succeeds_another,
+            _locks: [run_lock, pin_lock],
         })
     }
 
@@ -171,6 +178,12 @@ impl DataPlane {
     /// Whether the service maps are those of an earlier agent; otherwise they are empty.
     pub fn inherited(&self) -> bool {
         self.inherited
+    }
+
+    /// Whether programs of an earlier agent were on hooks when this one started: until [`DataPlane::attach`] they serve,
+    /// from the same maps or from others.
+    pub fn succeeds_another(&self) -> bool {
+        self.succeeds_another
     }
 
     /// The cgroup directory the programs are for.

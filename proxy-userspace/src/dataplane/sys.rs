@@ -15,12 +15,13 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_map_type, bpf_prog_info};
 
 /// Commands of bpf(2), `enum bpf_cmd`.
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Command {
+    MapCreate = 0,
     ObjectPin = 6,
     ObjectGet = 7,
     ProgramById = 13,
@@ -38,6 +39,9 @@ const ATTACH_ITERATOR: u32 = 28;
 /// `BPF_F_RDONLY`: the descriptor only reads the map.
 const READ_ONLY: u32 = 1 << 3;
 
+/// `BPF_F_NO_PREALLOC`, without which no trie is made.
+const NO_PREALLOC: u32 = 1;
+
 /// How a pinned object is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -45,6 +49,15 @@ pub(super) enum Access {
     Full,
     /// To read a map.
     Read,
+}
+
+#[repr(C)]
+struct MapCreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -148,6 +161,20 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// Makes a map of a kind that the kernel reserves to the privileged, and drops it. `EPERM`: this process may not use
+/// bpf(2).
+pub(super) fn try_map() -> io::Result<()> {
+    let mut attr = MapCreateAttr {
+        kind: bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32,
+        key_size: 8,
+        value_size: 4,
+        max_entries: 1,
+        flags: NO_PREALLOC,
+    };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf_fd(Command::MapCreate, &mut attr) }.map(drop)
 }
 
 /// Opens a pinned object.

@@ -59,7 +59,7 @@ pub fn event_sink(config: &SourceConfig, node_name: &str) -> (EventSink, EventPu
     let (sender, queue) = mpsc::channel(QUEUE);
     let settings = match config {
         SourceConfig::Kube(settings) => Some(settings.clone()),
-        SourceConfig::Manifests(_) => None,
+        SourceConfig::Manifests { .. } => None,
     };
     let sink = EventSink { queue: settings.is_some().then_some(sender) };
     (
@@ -267,7 +267,10 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_api_server_warnings_go_nowhere_and_the_publisher_returns() {
-        let (sink, publisher) = event_sink(&SourceConfig::Manifests(PathBuf::from("/nowhere")), "node-1");
+        let (sink, publisher) = event_sink(
+            &SourceConfig::Manifests { path: PathBuf::from("/nowhere"), inherited: false },
+            "node-1",
+        );
         for _ in 0..1000 {
             sink.publish(&warning("web"));
         }

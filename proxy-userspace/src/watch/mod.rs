@@ -22,7 +22,13 @@ pub enum SourceConfig {
     /// A Kubernetes API server.
     Kube(KubeSettings),
     /// A folder of manifests (not its sub-folders), or one file, watched live.
-    Manifests(PathBuf),
+    Manifests {
+        /// The folder or file.
+        path: PathBuf,
+        /// An earlier agent's Services are served already. What cannot be read may be among them: nothing is told until
+        /// every file could be read once.
+        inherited: bool,
+    },
 }
 
 /// How to reach the API server and what to ask it for.
@@ -96,6 +102,8 @@ pub async fn run(
 ) -> Result<(), WatchError> {
     match config {
         SourceConfig::Kube(settings) => Box::pin(api::run(settings, node_name, tx, status)).await,
-        SourceConfig::Manifests(path) => manifests::run(path, node_name, tx, status).await,
+        SourceConfig::Manifests { path, inherited } => {
+            manifests::run(path, inherited, node_name, tx, status).await
+        }
     }
 }

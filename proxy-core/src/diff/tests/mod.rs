@@ -2,6 +2,7 @@
 
 mod build;
 mod generate;
+mod lookup;
 mod random;
 mod restarts;
 mod single;

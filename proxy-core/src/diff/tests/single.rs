@@ -441,7 +441,7 @@ fn a_refused_service_gives_back_what_it_was_promised_and_never_got() {
 
 #[test]
 fn a_refused_service_keeps_a_frontend_that_nobody_took_in_the_end() {
-    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    let world = World::new(Capacities { backends: 3, ..ROOMY });
     let contested = external("192.0.2.9", 443);
     let of = |last: u8, contested: &[Frontend], backends: &[u8]| {
         let own = cluster_ip(&format!("10.96.0.{last}"), 80);
@@ -451,11 +451,17 @@ fn a_refused_service_keeps_a_frontend_that_nobody_took_in_the_end() {
     let one = wanted(&[("a", of(1, &theirs, &[1]))]);
     let two = wanted(&[("a", of(1, &[], &[1])), ("b", of(2, &theirs, &[1]))]);
     let three = wanted(&[("a", of(1, &[], &[1, 2, 3]))]);
-    world.full(&one, usize::MAX);
-    world.change(&one, &two, 0);
-    let plan = world.planner.plan(&changes(&two, &three));
-    assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
-    world.settle(&one);
+    // Also if it is refused already when the other one comes.
+    let two_refused = wanted(&[("a", of(1, &[], &[1, 2, 3])), ("b", of(2, &theirs, &[1]))]);
+    for two in [two, two_refused] {
+        let mut world = world.clone();
+        world.full(&one, usize::MAX);
+        world.change(&one, &two, 0);
+        let gone = [(name("b"), None), (name("a"), three.get(&name("a")).cloned())];
+        let plan = world.planner.plan(&gone.into_iter().collect());
+        assert_eq!((plan.refused.len(), plan.ops), (1, vec![]));
+        world.settle(&one);
+    }
 }
 
 #[test]

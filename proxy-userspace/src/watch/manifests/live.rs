@@ -32,9 +32,12 @@ const POLL: Duration = Duration::from_secs(2);
 const SOURCES: [Source; 3] = [Source::Services, Source::Slices, Source::Node];
 
 /// See [`crate::watch::run`]. A file with a mistake keeps the content it had before; a file that is gone takes its
-/// objects with it; while the folder itself cannot be read everything stays as it was.
+/// objects with it; while the folder itself cannot be read everything stays as it was. A file with a mistake that had no
+/// content before, because it was broken from the start, gives what can be read of it, unless something is `inherited`:
+/// then the folder waits for it.
 pub(in crate::watch) async fn run(
     path: PathBuf,
+    inherited: bool,
     node_name: String,
     tx: mpsc::Sender<Event>,
     status: Arc<WatchStatus>,
@@ -42,12 +45,15 @@ pub(in crate::watch) async fn run(
     let stamps =
         files::stamps(&path).map_err(|source| WatchError::Manifests { path: path.clone(), source })?;
     let bell = Bell::new(&path);
-    let mut folder = Folder { path, files: BTreeMap::new() };
+    let mut folder = Folder { path, files: BTreeMap::new(), incomplete: inherited };
     let mut teller =
         Teller { node_name, tx, status, told: [const { None }; 3], reported: Vec::new(), complaint: None };
     folder.read(stamps).await;
     loop {
-        if teller.tell(folder.manifests()).await.is_err() {
+        let manifests = folder.manifests();
+        if folder.waits() {
+            teller.wait(manifests.problems);
+        } else if teller.tell(manifests).await.is_err() {
             return Ok(());
         }
         loop {
@@ -73,10 +79,14 @@ pub(in crate::watch) async fn run(
 struct Folder {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// Objects that are served already may be in files that could not be read yet.
+    incomplete: bool,
 }
 
 struct File {
     stamp: Option<Stamp>,
+    /// It was read without a mistake once.
+    whole: bool,
     /// The problems of the file as it is, and the objects of the last time it had none.
     content: Content,
 }
@@ -128,13 +138,19 @@ impl Folder {
 
     fn take(&mut self, path: PathBuf, stamp: Option<Stamp>, content: Content) {
         match self.files.get_mut(&path) {
-            Some(file) if content.is_broken() => {
+            Some(file) if content.is_broken() && file.whole => {
                 tracing::warn!(file = %path.display(), "keeping the last good content of this file");
                 file.stamp = stamp;
                 file.content.problems = content.problems;
             }
-            _ => drop(self.files.insert(path, File { stamp, content })),
+            _ => drop(self.files.insert(path, File { stamp, whole: !content.is_broken(), content })),
         }
+    }
+
+    /// Whether what is inherited must stay as it is; never again after it need not.
+    fn waits(&mut self) -> bool {
+        self.incomplete &= self.files.values().any(|file| !file.whole);
+        self.incomplete
     }
 
     fn manifests(&self) -> Manifests {
@@ -179,6 +195,19 @@ impl Teller {
         SOURCES.iter().for_each(|source| self.status.listed(*source));
         self.current();
         Ok(())
+    }
+
+    /// Nothing is told because of these problems.
+    fn wait(&mut self, problems: Vec<Problem>) {
+        report(&problems, &self.reported);
+        if problems != self.reported {
+            tracing::error!(
+                "what an earlier agent left stays as it is, not ready, until every manifest can be read: Services in \
+                 the broken ones would be removed otherwise; mend these files or take them away"
+            );
+        }
+        self.reported = problems;
+        self.current();
     }
 
     /// What was told is what the folder holds.

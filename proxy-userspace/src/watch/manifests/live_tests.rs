@@ -29,20 +29,28 @@ fn service(name: &str, port: u16) -> String {
     )
 }
 
-fn watch(folder: TempDir, path: PathBuf) -> Fixture {
+fn watch_after(folder: TempDir, path: PathBuf, inherited: bool) -> Fixture {
     let (tx, rx) = mpsc::channel(16);
     let status = Arc::new(WatchStatus::new());
-    let task = tokio::spawn(run(path, "n1".into(), tx, Arc::clone(&status)));
+    let task = tokio::spawn(run(path, inherited, "n1".into(), tx, Arc::clone(&status)));
     Fixture { folder, rx, status, task }
 }
 
-fn start(files: &[(&str, &str)]) -> Fixture {
+fn watch(folder: TempDir, path: PathBuf) -> Fixture {
+    watch_after(folder, path, false)
+}
+
+fn start_after(files: &[(&str, &str)], inherited: bool) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let path = folder.path().to_owned();
-    watch(folder, path)
+    watch_after(folder, path, inherited)
+}
+
+fn start(files: &[(&str, &str)]) -> Fixture {
+    start_after(files, false)
 }
 
 impl Fixture {
@@ -146,6 +154,32 @@ async fn a_file_that_is_broken_from_the_start_gives_what_can_be_read_of_it() {
     assert!(fixture.error().await.contains("a.yaml:9"), "{}", fixture.error().await);
 }
 
+/// Otherwise a restart with a broken file would remove the Services that are in it.
+#[tokio::test]
+async fn with_an_earlier_agent_s_services_nothing_is_told_until_every_file_could_be_read() {
+    let broken = format!("{}---\n{{{{\n", service("a", 1));
+    let mut fixture = start_after(&[("a.yaml", &broken), ("b.yaml", &service("b", 1))], true);
+    assert!(fixture.error().await.contains("a.yaml:9"), "{}", fixture.error().await);
+    fixture.nothing_happens().await;
+    fs::write(fixture.path("b.yaml"), service("b", 2)).unwrap();
+    fs::write(fixture.path("a.yaml"), "{{\n").unwrap();
+    fixture.nothing_happens().await;
+    assert!(fixture.status.sources().iter().all(|source| !source.listed));
+    fs::write(fixture.path("a.yaml"), format!("{}{}", service("a", 1), service("c", 1))).unwrap();
+    assert_eq!(fixture.services().await, list(&[("a", 1), ("b", 2), ("c", 1)]));
+    // From then on a new file that is broken holds nothing up.
+    fs::write(fixture.path("d.yaml"), format!("{}---\n{{{{\n", service("d", 1))).unwrap();
+    assert_eq!(fixture.services().await, list(&[("a", 1), ("b", 2), ("c", 1), ("d", 1)]));
+}
+
+#[tokio::test]
+async fn a_broken_file_that_is_taken_away_holds_nothing_up() {
+    let mut fixture = start_after(&[("a.yaml", "{{\n"), ("b.yaml", &service("b", 1))], true);
+    fixture.error().await;
+    fs::remove_file(fixture.path("a.yaml")).unwrap();
+    assert_eq!(fixture.services().await, list(&[("b", 1)]));
+}
+
 #[tokio::test]
 async fn a_file_emptied_before_it_is_written_does_not_take_its_objects_away() {
     let mut fixture = start(&[("a.yaml", &service("a", 1))]);
@@ -235,7 +269,8 @@ async fn it_ends_when_nobody_listens_and_fails_at_once_without_a_folder() {
     while fixture.rx.recv().await.is_some() {}
     let (tx, _rx) = mpsc::channel(1);
     let status = Arc::new(WatchStatus::new());
-    let error = run("/nonexistent/manifests".into(), "n1".into(), tx, status).await.unwrap_err().to_string();
+    let error =
+        run("/nonexistent/manifests".into(), false, "n1".into(), tx, status).await.unwrap_err().to_string();
     assert!(error.contains("/nonexistent/manifests"), "{error}");
     timeout(PATIENCE, &mut fixture.task).await.unwrap().unwrap().unwrap();
 }
