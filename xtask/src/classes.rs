@@ -112,7 +112,7 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
 /// The cargo calls that run a class; what is appended goes to the test programs.
 fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<Vec<Command>> {
     Ok(match class {
-        Class::Unit => unit(workspace, metadata)?,
+        Class::Unit => unit(workspace, metadata),
         Class::Property => {
             let targets = test_targets(metadata, |package| package == PROPERTY_PACKAGE);
             // Without a selection cargo would run every target there is.
@@ -139,23 +139,13 @@ fn serial(workspace: &Workspace, selections: &[&str], targets: &[String]) -> Com
     command
 }
 
-fn unit(workspace: &Workspace, metadata: &Metadata) -> Result<Vec<Command>> {
+fn unit(workspace: &Workspace, metadata: &Metadata) -> Vec<Command> {
     let targets = test_targets(metadata, |package| ![PROPERTY_PACKAGE, TESTS_PACKAGE].contains(&package));
     let mut doc = user_space::cargo(workspace, "test");
     doc.args(["--doc", "--"]);
     let mut xtask = process::cargo();
     xtask.current_dir(workspace.root()).args(["test", "--package", "xtask", "--"]);
-    let mut commands = vec![selecting(workspace, &["--lib", "--bins"], &targets), doc, xtask];
-    commands.extend(workspace.ebpf_has_library()?.then(|| packet_path_on_the_host(workspace)));
-    Ok(commands)
-}
-
-/// The pure parts of the packet path are a library that also compiles for this machine.
-fn packet_path_on_the_host(workspace: &Workspace) -> Command {
-    let mut cargo = process::cargo();
-    cargo.current_dir(workspace.join("proxy-ebpf")).args(["test", "--lib", "--target-dir"]);
-    cargo.arg(workspace.join("target/ebpf-host")).arg("--");
-    cargo
+    vec![selecting(workspace, &["--lib", "--bins"], &targets), doc, xtask]
 }
 
 /// `cargo test` with these selections and these test targets, ready for arguments to the test programs.
@@ -218,7 +208,7 @@ mod tests {
     #[test]
     fn the_unit_class_runs_no_target_that_needs_root_and_no_property_test() {
         let workspace = Workspace::locate().unwrap();
-        for command in unit(&workspace, &workspace.metadata().unwrap()).unwrap() {
+        for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
             for foreign in ["--test maps", "--test datapath", "--test apiserver", "--test property"] {
                 assert!(!arguments.contains(foreign), "{arguments}");

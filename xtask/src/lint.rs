@@ -49,23 +49,15 @@ fn at_root(workspace: &Workspace) -> Command {
     cargo
 }
 
-/// Clippy for the programs as the kernel gets them, then for the library's host tests.
+/// Clippy for the programs as the kernel gets them.
 fn packet_path(workspace: &Workspace) -> Result<()> {
     let toolchain = toolchain::find_or_install(workspace)?;
-    let has_library = workspace.ebpf_has_library()?;
     // Called by its path: through `cargo clippy` a rustup proxy earlier in PATH would answer.
     let mut clippy = ebpf::driver(workspace, &toolchain, &clippy_of(&toolchain)?)?;
     clippy.env("CARGO", &toolchain.compiler.cargo);
-    clippy.args(["clippy", "--release", "--bins"]).args(has_library.then_some("--lib"));
+    clippy.args(["clippy", "--release", "--bins"]);
     ebpf::target_arguments(&mut clippy, workspace);
-    process::run(clippy.args(["--", "-D", "warnings"]))?;
-    if has_library { packet_path_on_the_host(workspace) } else { Ok(()) }
-}
-
-fn packet_path_on_the_host(workspace: &Workspace) -> Result<()> {
-    let mut clippy = at_root(workspace);
-    clippy.args(["clippy", "--manifest-path", "proxy-ebpf/Cargo.toml", "--lib", "--tests", "--target-dir"]);
-    process::run(clippy.arg(workspace.join("target/ebpf-host")).args(["--", "-D", "warnings"]))
+    process::run(clippy.args(["--", "-D", "warnings"]))
 }
 
 /// The cargo-clippy that belongs to the eBPF compiler.

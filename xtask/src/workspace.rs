@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cargo_metadata::{Metadata, MetadataCommand, Target};
+use cargo_metadata::{Metadata, MetadataCommand};
 
 /// The repository: every path that xtask uses starts here.
 #[derive(Debug, Clone)]
@@ -58,15 +58,6 @@ impl Workspace {
     /// When cargo cannot read its manifest.
     pub(crate) fn ebpf_metadata(&self) -> Result<Metadata> {
         self.metadata_of(&self.join("proxy-ebpf/Cargo.toml"))
-    }
-
-    /// Whether the eBPF crate has a library: its pure parts, which also compile for this machine.
-    ///
-    /// # Errors
-    /// When cargo cannot read its manifest.
-    pub(crate) fn ebpf_has_library(&self) -> Result<bool> {
-        let metadata = self.ebpf_metadata()?;
-        Ok(metadata.workspace_packages().iter().any(|package| package.targets.iter().any(Target::is_lib)))
     }
 
     fn metadata_of(&self, manifest: &Path) -> Result<Metadata> {

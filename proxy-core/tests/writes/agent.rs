@@ -37,7 +37,7 @@ pub struct Agent {
     /// is: whoever now has a record's frontend takes it over; the ClusterIP decides which of several ids a ServicePort
     /// takes, unless another ServicePort now has a frontend with that id.
     restarted: bool,
-    /// Services that were deleted since the last whole plan: if they come back, it is as new ones.
+    /// Services that were deleted since the last whole plan, or refused since a restart: they come as new ones.
     gone: BTreeSet<ObjectName>,
     /// Services refused by the last plan.
     pub refused: BTreeSet<ObjectName>,
@@ -113,7 +113,7 @@ impl Agent {
         self.published = target;
         self.is_spoilt = false;
         self.restarted &= !self.refused.is_empty();
-        self.gone.clear();
+        self.gone = if self.is_guessing() { self.refused.clone() } else { BTreeSet::new() };
         self.dirty.retain(|name, _| self.refused.contains(name));
         true
     }

@@ -17,7 +17,7 @@ use proxy_core::{
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task, time,
 };
 use tracing::{error, info};
@@ -67,7 +67,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
 async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
-    let loop_ended = parts.start_loop(&config, queue)?;
+    let loop_ended = parts.start_loop(&config, &events, queue)?;
     let source_ended = parts.start_sources(&config, events.clone());
     parts.start_servers(&config, events)?;
     task::spawn(attach(Arc::clone(&parts.data_plane), Arc::clone(&parts.readiness)));
@@ -97,6 +97,8 @@ struct Parts {
     readiness: Arc<Readiness>,
     metrics: Metrics,
     source: watch::SourceConfig,
+    /// Rings when UDP sockets may be connected to backends that left.
+    left: Arc<Notify>,
 }
 
 impl Parts {
@@ -117,13 +119,14 @@ impl Parts {
     fn start_loop(
         &self,
         config: &Config,
+        questions: &mpsc::Sender<Event>,
         queue: mpsc::Receiver<Event>,
     ) -> Result<oneshot::Receiver<()>, CliError> {
         let maps = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).clone_maps()?;
         let (metrics, progress) = (self.metrics.clone(), Arc::clone(self.readiness.progress()));
         let reconciler =
             Reconciler::restore(desired_settings(config), maps, capacities(config), metrics, progress)?;
-        let round = Loop::new(reconciler, self.loop_settings(config));
+        let round = Loop::new(reconciler, self.loop_settings(config, questions.clone()));
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let (ended, loop_ended) = oneshot::channel();
         thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
@@ -133,12 +136,12 @@ impl Parts {
         Ok(loop_ended)
     }
 
-    fn loop_settings(&self, config: &Config) -> reconcile::Settings {
+    fn loop_settings(&self, config: &Config, questions: mpsc::Sender<Event>) -> reconcile::Settings {
         let (sink, publisher) = watch::event_sink(&self.source, &config.node_name);
         task::spawn(publisher.run());
-        let (left, backends_left) = mpsc::unbounded_channel();
+        let left = Arc::clone(&self.left);
         let (observer, metrics) = (Arc::clone(&self.observer), self.metrics.clone());
-        task::spawn(reconcile::end_udp_sockets(backends_left, observer, metrics.clone()));
+        task::spawn(reconcile::end_udp_sockets(Arc::clone(&left), questions, observer, metrics.clone()));
         reconcile::Settings {
             min_sync_interval: config.min_sync_interval,
             audit_interval: config.audit_interval,

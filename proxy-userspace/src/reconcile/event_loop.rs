@@ -2,11 +2,12 @@
 //!
 //! Runs on a thread of its own, as writes to the kernel block. Must not know what a change means.
 
-use std::{future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
+use proxy_common::TranslatedSocket;
 use proxy_core::{desired::Warning, diff::Epoch, model};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::{self, JoinHandle},
     time::{self, Instant},
 };
@@ -37,6 +38,13 @@ pub enum Event {
 pub enum Question {
     /// Whose the frontends are.
     FrontendNames(oneshot::Sender<FrontendNames>),
+    /// Which sockets have to go.
+    Stranded {
+        /// What the data plane listed just now.
+        sockets: Vec<TranslatedSocket>,
+        /// Takes those whose UDP backend is no longer their Service's.
+        answer: oneshot::Sender<Vec<TranslatedSocket>>,
+    },
 }
 
 /// Blocks until no reader that started before can still use what was made unreachable.
@@ -52,8 +60,8 @@ pub struct Settings {
     pub grace_wait: GraceWait,
     /// Is told of each warning when it appears.
     pub on_warning: Box<dyn FnMut(&Warning) + Send>,
-    /// Takes the UDP backends that left.
-    pub left: mpsc::UnboundedSender<Vec<SocketAddr>>,
+    /// Is rung when UDP sockets may be connected to backends that left.
+    pub left: Arc<Notify>,
     /// Counts.
     pub metrics: Metrics,
     /// How far the loop is.
@@ -138,9 +146,16 @@ impl<M: LbMaps> Loop<M> {
                     self.pace.changed(Instant::now());
                 }
             }
-            Event::Ask(Question::FrontendNames(answer)) => {
-                // An asker that is gone needs no answer.
-                let _ = answer.send(self.reconciler.frontend_names());
+            Event::Ask(question) => self.answer(question),
+        }
+    }
+
+    /// An asker that is gone needs no answer.
+    fn answer(&self, question: Question) {
+        match question {
+            Question::FrontendNames(answer) => drop(answer.send(self.reconciler.frontend_names())),
+            Question::Stranded { sockets, answer } => {
+                drop(answer.send(self.reconciler.stranded(sockets)));
             }
         }
     }
@@ -157,10 +172,8 @@ impl<M: LbMaps> Loop<M> {
             self.warn(&warning);
         }
         self.start_grace();
-        let left = self.reconciler.take_left();
-        if !left.is_empty() {
-            // Nobody listens any more only when the agent ends.
-            let _ = self.settings.left.send(left);
+        if self.reconciler.take_udp_left() {
+            self.settings.left.notify_one();
         }
     }
 

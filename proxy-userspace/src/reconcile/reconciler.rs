@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use proxy_common::{Protocol, SocketPeer, TranslatedSocket};
 use proxy_core::{
     desired::{
         DesiredService, Engine, FrontendKey, FrontendKind, HealthCheck, ServicePortName, Settings, Warning,
@@ -91,7 +92,8 @@ pub struct Reconciler<M> {
     warnings: BTreeSet<Warning>,
     /// Warnings that nobody has taken yet.
     unsaid: Vec<Warning>,
-    left: Vec<SocketAddr>,
+    /// A UDP frontend may have lost a backend since somebody asked last.
+    udp_left: bool,
     metrics: Metrics,
     progress: Arc<Progress>,
 }
@@ -112,7 +114,8 @@ impl<M: LbMaps> Reconciler<M> {
         // A reader may still be at work with what the predecessor replaced last.
         maps.wait_grace();
         let dump = maps.dump().map_err(SyncError::Read)?;
-        let planner = Planner::restore(&dump, capacities);
+        let mut planner = Planner::restore(&dump, capacities);
+        planner.start_generations_at(fastrand::u32(..));
         let stale = maps.forget_clients(&planner.service_ids().collect()).map_err(SyncError::Read)?;
         if stale > 0 {
             info!(clients = stale, "forgot clients of Services that are gone");
@@ -130,7 +133,7 @@ impl<M: LbMaps> Reconciler<M> {
             health_checks: HealthChecks::new(),
             warnings: BTreeSet::new(),
             unsaid: Vec::new(),
-            left: Vec::new(),
+            udp_left: false,
             metrics,
             progress,
         })
@@ -190,6 +193,7 @@ impl<M: LbMaps> Reconciler<M> {
         self.full_due = true;
         self.apply(&plan.ops)?;
         self.full_due = false;
+        self.udp_left = true;
         Ok(plan.ops.len())
     }
 
@@ -215,9 +219,35 @@ impl<M: LbMaps> Reconciler<M> {
         Ok(!self.refused.is_empty())
     }
 
-    /// UDP backends that left since the last call.
-    pub fn take_left(&mut self) -> Vec<SocketAddr> {
-        std::mem::take(&mut self.left)
+    /// Whether, since the last call that said so, sockets may have come to be stranded: a UDP frontend lost a backend,
+    /// or what the maps hold was compared with everything that is wanted. Never before that was written once.
+    pub fn take_udp_left(&mut self) -> bool {
+        !self.full_due && std::mem::take(&mut self.udp_left)
+    }
+
+    /// Those of `sockets` that are connected to a UDP backend that their Service's records no longer list, be it for
+    /// new flows or for those that have it. The list must have been made after the last write, or just before this
+    /// call. None before everything was written.
+    pub fn stranded(&self, mut sockets: Vec<TranslatedSocket>) -> Vec<TranslatedSocket> {
+        sockets.retain(|socket| !self.full_due && self.is_stranded(&socket.peer));
+        sockets
+    }
+
+    /// A Service that does not fit into new maps at all has no records, and its sockets are no worse for that.
+    fn is_stranded(&self, peer: &SocketPeer) -> bool {
+        if peer.protocol != Protocol::Udp as u32 {
+            return false;
+        }
+        let frontend = SocketAddr::new(peer.frontend.into(), peer.frontend_port.to_host());
+        let backend = SocketAddr::new(peer.backend.into(), peer.backend_port.to_host());
+        let wants = |service: &DesiredService| {
+            let keys = service.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.key);
+            keys.into_iter().any(|key| {
+                (key.address, key.port, key.protocol) == (frontend.ip(), frontend.port(), Protocol::Udp)
+            })
+        };
+        !self.planner.offers(frontend, Protocol::Udp, backend)
+            && !self.refused.values().any(|(wanted, _)| wants(wanted))
     }
 
     /// Whose the frontends are. Costs a computation of the whole desired state.
@@ -269,7 +299,10 @@ impl<M: LbMaps> Reconciler<M> {
         let written = self.apply(&plan.ops);
         self.full_due = written.is_err();
         self.pending.clear();
-        let Err(error) = written else { return Ok(()) };
+        let Err(error) = written else {
+            self.udp_left = true;
+            return Ok(());
+        };
         self.pending = changed;
         // Even if this succeeds, everything is planned again: what is unwanted may still be there.
         Err(self.sync_one_by_one(error).err().unwrap_or(SyncError::Incomplete))
@@ -340,8 +373,9 @@ impl<M: LbMaps> Reconciler<M> {
             }
             return Err(SyncError::Write(error));
         }
+        self.udp_left |= takes_udp_away(&self.planner, op);
         self.planner.commit(op);
-        self.left.extend(self.ledger.commit(op));
+        self.ledger.commit(op);
         self.metrics.map_writes.get_or_create(&[("op", kind(op))]).inc();
         Ok(())
     }
@@ -385,6 +419,14 @@ fn no_room(refusal: &Refusal) -> Warning {
         field: String::new(),
         reason: WarningReason::NoRoom,
         message: format!("{refusal}; what it had before stays in force"),
+    }
+}
+
+/// Whether a write that is not committed yet takes a UDP frontend a backend.
+fn takes_udp_away(planner: &Planner, op: &MapOp) -> bool {
+    match op {
+        MapOp::Service(op) => op.key().protocol == Protocol::Udp as u8 && planner.takes_away(op),
+        _ => false,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use proxy_common::{AffinityKey, AffinityValue};
+use proxy_common::{AffinityKey, AffinityValue, PortBe, Protocol, SocketPeer, TranslatedSocket};
 use proxy_core::{
     desired,
     diff::{Capacities, MapOp, RealisedDump, ServiceOp},
@@ -21,7 +20,7 @@ use proxy_core::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task,
     time::{self, Instant},
 };
@@ -66,7 +65,7 @@ impl SharedMaps {
 
 struct Fixture {
     events: mpsc::Sender<Event>,
-    left: mpsc::UnboundedReceiver<Vec<SocketAddr>>,
+    left: Arc<Notify>,
     warnings: Arc<Mutex<Vec<desired::Warning>>>,
     metrics: Metrics,
     progress: Arc<Progress>,
@@ -74,7 +73,7 @@ struct Fixture {
 
 fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fixture {
     let (events, queue) = mpsc::channel(64);
-    let (left_sender, left) = mpsc::unbounded_channel();
+    let left = Arc::new(Notify::new());
     let (metrics, progress) = (Metrics::default(), Arc::new(Progress::default()));
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let warned = Arc::clone(&warnings);
@@ -86,7 +85,7 @@ fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fix
         audit_interval: Some(Duration::from_mins(10)),
         grace_wait: Arc::new(|| {}),
         on_warning: Box::new(move |warning| warned.lock().unwrap().push(warning.clone())),
-        left: left_sender,
+        left: Arc::clone(&left),
         metrics: metrics.clone(),
         progress: Arc::clone(&progress),
     };
@@ -114,6 +113,19 @@ impl Fixture {
     /// Lets the loop do what is due now and soon, without a retry or an audit.
     async fn settle(&self) {
         time::sleep(Duration::from_millis(60)).await;
+    }
+
+    /// Whether the loop has said, since the last question, that UDP sockets may be stranded.
+    async fn is_rung(&self) -> bool {
+        time::timeout(Duration::from_millis(1), self.left.notified()).await.is_ok()
+    }
+
+    /// The cookies of those sockets that have to go.
+    async fn stranded(&self, sockets: &[TranslatedSocket]) -> Vec<u64> {
+        let (answer, stranded) = oneshot::channel();
+        let question = Question::Stranded { sockets: sockets.to_vec(), answer };
+        self.events.send(Event::Ask(question)).await.unwrap();
+        stranded.await.unwrap().iter().map(|socket| socket.cookie).collect()
     }
 
     /// An answered question is the proof that all that was sent before was taken in.
@@ -356,27 +368,108 @@ async fn an_audit_finds_and_repairs_what_somebody_else_changed() {
     assert_eq!(fixture.metrics.drift_repaired.get(), repaired, "nothing was wrong any more");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_udp_backend_is_reported_once_no_service_has_it_any_more() {
-    let maps = SharedMaps::default();
-    let mut fixture = start(maps.clone());
-    let slices = vec![slice(1, "UDP", &[1, 2]), slice(2, "TCP", &[1])];
-    fixture.list(vec![service(1, "UDP"), service(2, "TCP")], slices).await;
-    fixture.send(Change::SliceApplied(Box::new(slice(1, "UDP", &[2])))).await;
-    fixture.send(Change::SliceApplied(Box::new(slice(2, "TCP", &[])))).await;
-    time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(fixture.left.recv().await.unwrap(), ["10.244.1.1:8080".parse().unwrap()]);
-    assert!(fixture.left.try_recv().is_err(), "neither the backend that stays nor the TCP one");
+/// A socket that asked for a Service and was connected to an endpoint of a slice.
+fn socket(cookie: u64, frontend: u8, slice: u8, endpoint: u8) -> TranslatedSocket {
+    let mapped = |address: [u8; 4]| std::net::Ipv4Addr::from(address).to_ipv6_mapped().into();
+    let peer = SocketPeer {
+        frontend: mapped([10, 96, 0, frontend]),
+        frontend_port: PortBe::from_host(80),
+        backend: mapped([10, 244, slice, endpoint]),
+        backend_port: PortBe::from_host(8080),
+        protocol: Protocol::Udp as u32,
+        ..SocketPeer::NONE
+    };
+    TranslatedSocket { cookie, peer }
+}
+
+/// Service 2 has the endpoints of Service 1 as well.
+fn shared(endpoints: &[u8]) -> SliceObject {
+    let mut shared = slice(1, "UDP", endpoints);
+    shared.name = ObjectName::new("ns", "shared");
+    shared.service = Some("s2".to_owned());
+    shared
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_udp_backend_that_left_while_no_agent_ran_is_reported_after_the_restart() {
-    let maps = SharedMaps::default();
-    start(maps.clone()).list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[1, 2])]).await;
-    let mut fixture = start(maps.clone());
-    fixture.list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[2])]).await;
-    time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(fixture.left.recv().await.unwrap(), ["10.244.1.1:8080".parse().unwrap()]);
+async fn a_udp_socket_is_stranded_when_its_own_service_loses_the_backend_or_is_gone() {
+    let fixture = start(SharedMaps::default());
+    let tcp = TranslatedSocket {
+        peer: SocketPeer { protocol: Protocol::Tcp as u32, ..socket(9, 1, 1, 9).peer },
+        cookie: 9,
+    };
+    let none = TranslatedSocket { cookie: 8, peer: SocketPeer::NONE };
+    let sockets = [socket(1, 1, 1, 1), socket(2, 1, 1, 2), socket(3, 2, 1, 1), none, tcp];
+    assert_eq!(fixture.stranded(&sockets).await, [] as [u64; 0], "nothing is known yet");
+    assert!(!fixture.is_rung().await);
+    let slices = vec![slice(1, "UDP", &[1, 2]), shared(&[1])];
+    fixture.list(vec![service(1, "UDP"), service(2, "UDP")], slices).await;
+    assert!(fixture.is_rung().await, "after the first lists everything is looked at");
+    assert_eq!(fixture.stranded(&sockets).await, [] as [u64; 0]);
+
+    fixture.send(Change::SliceApplied(Box::new(slice(1, "UDP", &[2])))).await;
+    fixture.settle().await;
+    assert!(fixture.is_rung().await);
+    assert_eq!(fixture.stranded(&sockets).await, [1], "though Service 2 still has the backend");
+
+    fixture.send(Change::ServiceDeleted(name(2))).await;
+    fixture.settle().await;
+    assert!(fixture.is_rung().await);
+    assert_eq!(fixture.stranded(&sockets).await, [1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_are_looked_for_only_when_a_udp_frontend_lost_a_backend() {
+    let fixture = start(SharedMaps::default());
+    let slices = vec![slice(1, "UDP", &[1]), slice(2, "TCP", &[1, 2])];
+    fixture.list(vec![service(1, "UDP"), service(2, "TCP")], slices).await;
+    assert!(fixture.is_rung().await);
+    let mut draining = slice(1, "UDP", &[1, 2]);
+    draining.endpoints[0].terminating = Some(true);
+    draining.endpoints[0].ready = Some(false);
+    draining.endpoints[0].serving = Some(true);
+    for change in [slice(2, "TCP", &[1]), slice(1, "UDP", &[1, 2]), draining] {
+        fixture.send(Change::SliceApplied(Box::new(change))).await;
+        fixture.settle().await;
+        assert!(!fixture.is_rung().await);
+    }
+    assert_eq!(fixture.stranded(&[socket(1, 1, 1, 1)]).await, [] as [u64; 0], "it drains, and keeps its flows");
+    time::sleep(Duration::from_mins(12)).await;
+    assert_eq!(fixture.metrics.audits.get(), 1);
+    assert!(fixture.is_rung().await, "with each audit");
+}
+
+/// Other capacities are other maps, in which service ids begin anew.
+#[tokio::test(start_paused = true)]
+async fn sockets_are_judged_over_a_restart_with_empty_maps_too() {
+    let sockets = [socket(1, 1, 1, 1), socket(2, 1, 1, 2), socket(3, 3, 3, 1)];
+    let fixture = start(SharedMaps::default());
+    fixture.list(vec![service(1, "UDP"), service(2, "UDP")], vec![slice(1, "UDP", &[2]), shared(&[1])]).await;
+    assert!(fixture.is_rung().await);
+    assert_eq!(fixture.stranded(&sockets).await, [1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_of_a_service_that_does_not_fit_are_left_alone() {
+    let fixture = start_with(SharedMaps::default(), Capacities { backends: 2, ..Capacities::default() });
+    fixture.list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[1, 2])]).await;
+    assert_eq!(fixture.metrics.refused_services.get(), 1);
+    assert_eq!(fixture.stranded(&[socket(1, 1, 1, 1), socket(2, 2, 1, 1)]).await, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_begins_its_generations_elsewhere() {
+    let generations: BTreeSet<u32> = {
+        let mut all = BTreeSet::new();
+        for _ in 0..3 {
+            let maps = SharedMaps::default();
+            start(maps.clone()).list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[1])]).await;
+            let records = maps.dump().unwrap().services4;
+            all.extend(records.iter().map(|(_, value)| value.generation).filter(|generation| *generation != 0));
+        }
+        all
+    };
+    // Two alike are one in 10^9.
+    assert_eq!(generations.len(), 3, "{generations:?}");
 }
 
 #[tokio::test(start_paused = true)]

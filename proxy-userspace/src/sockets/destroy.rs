@@ -1,12 +1,12 @@
 //! Ends connected UDP sockets whose backend left, in every network namespace.
 //!
 //! Three things must agree before a socket is touched: our programs recorded that they translated it (by cookie), the
-//! kernel says that it is connected to the recorded backend, and that backend left. Unconnected sockets choose anew by
+//! caller says that the recorded backend left, and the kernel says that it is still connected to that. Unconnected sockets choose anew by
 //! themselves, and TCP connections end as the network ends them: neither is ever looked at.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
+    collections::BTreeMap,
+    fs::{self, File},
     io,
     net::{IpAddr, SocketAddr},
     thread,
@@ -20,6 +20,9 @@ use super::{
     netns::Namespaces,
 };
 
+/// Bit of linux/capability.h: to look into, and enter, what belongs to processes of others.
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestroyReport {
@@ -27,6 +30,10 @@ pub struct DestroyReport {
     pub namespaces: usize,
     /// Connected UDP sockets that were looked at.
     pub examined: usize,
+    /// Sockets that were to be ended; some may have been closed or connected elsewhere meanwhile.
+    pub expected: usize,
+    /// Without `CAP_SYS_PTRACE` the network namespaces of other users' processes cannot be entered.
+    pub is_blind: bool,
     /// Sockets that were ended.
     pub destroyed: usize,
     /// What failed; the rest was done.
@@ -36,32 +43,39 @@ pub struct DestroyReport {
 /// Cookies of the sockets to end, with the backend each must still be connected to.
 type Stale = BTreeMap<u64, SocketAddr>;
 
-/// Ends the translated UDP sockets that are connected to one of `backends`. `translated` is what the data plane lists
-/// just now. Blocks; uses a thread of its own, which enters the namespaces and then ends.
-pub fn destroy_udp(translated: &[TranslatedSocket], backends: &[SocketAddr]) -> DestroyReport {
-    let stale = stale(translated, backends);
+/// Ends these sockets, as far as they are UDP and still connected to the backend that was recorded. Blocks; uses a
+/// thread of its own, which enters the namespaces and then ends.
+pub fn destroy_udp(sockets: &[TranslatedSocket]) -> DestroyReport {
+    let stale = stale(sockets);
     if stale.is_empty() {
         return DestroyReport::default();
     }
+    let expected = stale.len();
     let run = thread::Builder::new().name("udp-destroy".to_owned()).spawn(move || in_every_namespace(&stale));
-    match run.map(thread::JoinHandle::join) {
+    let report = match run.map(thread::JoinHandle::join) {
         Ok(Ok(report)) => report,
         Ok(Err(_)) => failure("the thread that ends UDP sockets broke down".to_owned()),
         Err(error) => failure(format!("cannot start a thread: {error}")),
-    }
+    };
+    let is_blind = fs::read_to_string("/proc/self/status").is_ok_and(|status| !may_look_into_processes(&status));
+    DestroyReport { expected, is_blind, ..report }
+}
+
+/// Whether `/proc/PID/status` (proc_pid_status(5)) says that the process has `CAP_SYS_PTRACE`.
+fn may_look_into_processes(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    capabilities.is_some_and(|capabilities| capabilities & CAP_SYS_PTRACE != 0)
 }
 
 fn failure(reason: String) -> DestroyReport {
     DestroyReport { errors: vec![reason], ..DestroyReport::default() }
 }
 
-/// The UDP sockets among `translated` whose backend is one of `backends`.
-fn stale(translated: &[TranslatedSocket], backends: &[SocketAddr]) -> Stale {
-    let gone: BTreeSet<SocketAddr> = backends.iter().copied().collect();
-    let udp = translated.iter().filter(|socket| socket.peer.protocol == Protocol::Udp as u32);
-    udp.map(|socket| (socket.cookie, backend(&socket.peer)))
-        .filter(|(_, backend)| gone.contains(backend))
-        .collect()
+/// The UDP sockets among them.
+fn stale(sockets: &[TranslatedSocket]) -> Stale {
+    let udp = sockets.iter().filter(|socket| socket.peer.protocol == Protocol::Udp as u32);
+    udp.map(|socket| (socket.cookie, backend(&socket.peer))).collect()
 }
 
 fn backend(peer: &SocketPeer) -> SocketAddr {
@@ -167,17 +181,27 @@ mod tests {
     }
 
     #[test]
-    fn only_udp_sockets_of_a_backend_that_left_are_stale() {
+    fn only_udp_sockets_are_stale() {
         let gone: SocketAddr = "10.0.0.1:53".parse().unwrap();
         let other: SocketAddr = "10.0.0.1:54".parse().unwrap();
         let all = [
             translated(1, gone, Protocol::Udp),
             translated(2, other, Protocol::Udp),
             translated(3, gone, Protocol::Tcp),
+            TranslatedSocket { cookie: 4, peer: SocketPeer::NONE },
         ];
-        assert_eq!(stale(&all, &[gone]), Stale::from([(1, gone)]));
+        assert_eq!(stale(&all), Stale::from([(1, gone), (2, other)]));
         assert_eq!(common_port(&Stale::from([(1, gone), (2, gone)])), Some(53));
         assert_eq!(common_port(&Stale::from([(1, gone), (2, other)])), None);
+    }
+
+    #[test]
+    fn the_capability_to_enter_namespaces_is_bit_19_of_the_effective_set() {
+        for (effective, expected) in [("0000000000080000", true), ("000001fffff7ffff", false), ("x", false)] {
+            let status = format!("CapPrm:\tffffffffffffffff\nCapEff:\t{effective}\n");
+            assert_eq!(may_look_into_processes(&status), expected, "{effective}");
+        }
+        assert!(!may_look_into_processes(""));
     }
 
     #[test]
