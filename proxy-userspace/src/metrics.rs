@@ -92,7 +92,7 @@ impl Metrics {
         );
         sheave.register(
             "drift_repaired",
-            "Writes that audits needed to repair what had drifted",
+            "Writes and attachings that audits needed to repair what had drifted",
             self.drift_repaired.clone(),
         );
         sheave.register("audits", "Audits carried out", self.audits.clone());

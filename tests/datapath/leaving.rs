@@ -19,10 +19,15 @@ fn backend_of(world: &World, socket: &UdpSocket) -> SocketAddr {
     SocketAddr::new(if is_v4 { pod.v4.into() } else { pod.v6.into() }, TARGET)
 }
 
+/// Ends the sockets that were translated to this backend.
 fn destroy(world: &World, backend: SocketAddr) -> usize {
-    let translated = world.peek().data.observer().unwrap().translated_sockets().unwrap();
-    let report = world.on_node(|| destroy_udp(&translated, &[backend]));
+    let mut translated = world.peek().data.observer().unwrap().translated_sockets().unwrap();
+    translated.retain(|socket| {
+        SocketAddr::new(socket.peer.backend.into(), socket.peer.backend_port.to_host()) == backend
+    });
+    let report = world.on_node(|| destroy_udp(&translated));
     assert_eq!(report.errors, Vec::<String>::new());
+    assert!(!report.is_blind, "root may look into every process");
     report.destroyed
 }
 

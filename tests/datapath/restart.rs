@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use proxy_core::model::Source;
 use proxy_userspace::dataplane::{Capacities, LbMaps as _, LinkAction, cleanup, inspect};
@@ -123,7 +124,11 @@ fn cleanup_removes_every_link_map_and_pin() {
     let report = cleanup(&pins).unwrap();
     assert_eq!(report.errors, Vec::<String>::new());
     assert!(!pins.exists());
-    let error = crate::world::errno(world.on_node(|| ask_tcp(vip())));
-    assert_eq!(error, 101, "no program translates, and the node has no route: ENETUNREACH");
+    // The kernel takes the programs of a link that is gone off their hooks a little later.
+    sheave_tests::wait::wait_for("no program translates", Duration::from_secs(10), || {
+        Ok(world.on_node(|| ask_tcp(vip())).err())
+    })
+    .map(|error| assert_eq!(error.raw_os_error(), Some(101), "the node has no route: ENETUNREACH"))
+    .unwrap();
     assert_eq!(cleanup(&pins).unwrap().errors, Vec::<String>::new(), "twice is fine");
 }

@@ -146,7 +146,7 @@ fn a_socket_that_connects_to_a_backend_itself_forgets_the_service() {
     assert_eq!(socket.peer_addr().unwrap(), direct);
     assert_eq!(ask_connected(&socket).unwrap(), (backend, direct));
     let translated = world.peek().data.observer().unwrap().translated_sockets().unwrap();
-    let report = world.on_node(|| proxy_userspace::sockets::destroy_udp(&translated, &[direct]));
+    let report = world.on_node(|| proxy_userspace::sockets::destroy_udp(&translated));
     assert_eq!((report.destroyed, report.errors), (0, Vec::new()));
     assert!(ask_connected(&socket).is_ok());
 }

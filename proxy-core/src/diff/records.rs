@@ -117,7 +117,7 @@ impl Records {
         self.frontends.get(key).is_some_and(|frontend| frontend.wanted)
     }
 
-    /// Whether the kernel refuses unknown ports of a frontend's address: only frontends that own it were there.
+    /// Whether the kernel refuses unknown ports of a frontend's address: one that owns it was there.
     pub(super) fn was_owned(&self, key: &RecordKey) -> bool {
         let realised = self.addresses.get(&key.address_record()).map(|address| address.realised);
         matches!(realised, Some(RealisedAddress::Flags(flags)) if ServiceFlags(flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT))
@@ -265,8 +265,9 @@ impl Address {
             let unused = self.present <= self.doomed && self.realised != RealisedAddress::Absent;
             return unused.then_some(AddressWrite::Delete);
         }
-        let refuse = self.owning > 0 && self.sharing == 0;
-        let flags = if refuse { ServiceFlags::REFUSE_UNKNOWN_PORT } else { 0 };
+        // A guest (an external IP that somebody put on a ClusterIP) has a record of its own and is found; it must not be
+        // able to switch off the refusal of the owner's other ports.
+        let flags = if self.owning > 0 { ServiceFlags::REFUSE_UNKNOWN_PORT } else { 0 };
         match self.realised {
             RealisedAddress::Flags(realised) if realised == flags => None,
             RealisedAddress::Flags(_) => Some(AddressWrite::Change(address_record(flags))),
@@ -327,12 +328,15 @@ mod tests {
     }
 
     #[test]
-    fn unknown_ports_are_refused_only_while_nobody_shares_the_address() {
+    fn unknown_ports_are_refused_while_somebody_owns_the_address() {
         let mut records = Records::default();
-        records.want(key(80), &owner("cart"), true);
-        assert_eq!(settle(&mut records), [Some(true)]);
         records.want(key(443), &owner("edge"), false);
         assert_eq!(settle(&mut records), [Some(false)]);
+        records.want(key(80), &owner("cart"), true);
+        assert_eq!(settle(&mut records), [Some(true)]);
+        records.unwant(key(80));
+        assert_eq!(settle(&mut records), [Some(false)]);
+        records.want(key(80), &owner("cart"), true);
         records.unwant(key(443));
         assert_eq!(settle(&mut records), [Some(true)]);
         assert_eq!(settle(&mut records), []);

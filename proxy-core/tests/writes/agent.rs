@@ -355,11 +355,11 @@ impl Agent {
     }
 }
 
-/// The address record, if the address is wanted: it refuses other ports of an address that is only a ClusterIP.
+/// The address record, if the address is wanted: it refuses other ports of an address that is a ClusterIP.
 fn wanted_address_record(key: Key, value: &ServiceValue, target: &Target) -> Option<ServiceValue> {
     let mut records = target.iter().filter(|(other, _)| other.address_record() == key).peekable();
     records.peek()?;
-    let owned = records.all(|(_, answer)| answer.owns_address);
+    let owned = records.any(|(_, answer)| answer.owns_address);
     let refuse = if owned { ServiceFlags::REFUSE_UNKNOWN_PORT } else { 0 };
     // What else an address record says is the planner's; it must not look like a frontend, though.
     let flags = value.flags & !ServiceFlags::REFUSE_UNKNOWN_PORT | refuse;

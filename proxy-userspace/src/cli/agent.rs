@@ -7,7 +7,6 @@ use std::{
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
 };
 
 use proxy_core::{
@@ -20,15 +19,15 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     task, time,
 };
-use tracing::{error, info};
+use tracing::info;
 
-use super::{CONTROL_SOCKET, CliError, LOCK_FILE, logging, scrape, with_causes};
+use super::{CONTROL_SOCKET, CliError, LOCK_FILE, keeper::Keeper, logging, scrape};
 use crate::{
     addresses,
     config::{self, AgentFlags, Config, SourceConfig},
     control::{self, AgentState},
     dataplane::{self, DataPlane, DataPlaneConfig, Observer},
-    health::{self, Attachment, Readiness},
+    health::{self, Readiness},
     metrics::{Exposition, Metrics},
     reconcile::{self, Event, Loop, Progress, Reconciler},
     watch::{self, KubeSettings, WatchError, WatchStatus},
@@ -36,8 +35,6 @@ use crate::{
 
 /// Changes that wait to be taken in; the sources wait when there are more.
 const QUEUE: usize = 4096;
-/// First and longest pause before attaching is tried again.
-const ATTACH_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
     let loaded = config::load(&flags.into_layers())?;
@@ -70,7 +67,7 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let loop_ended = parts.start_loop(&config, &events, queue)?;
     let source_ended = parts.start_sources(&config, events.clone());
     parts.start_servers(&config, events)?;
-    task::spawn(attach(Arc::clone(&parts.data_plane), Arc::clone(&parts.readiness)));
+    task::spawn(parts.keeper(&config).run());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => info!("terminated; the data plane stays in place"),
@@ -108,10 +105,14 @@ impl Parts {
         Ok(Self {
             observer: Arc::new(data_plane.observer()?),
             source: source(config, data_plane.succeeds_another()),
+            readiness: Arc::new(
+                Readiness::new(progress, Arc::clone(&sources), needs_node)
+                    .succeeding(data_plane.succeeds_another()),
+            ),
             data_plane: Arc::new(Mutex::new(data_plane)),
-            readiness: Arc::new(Readiness::new(progress, Arc::clone(&sources), needs_node)),
             sources,
             metrics: Metrics::default(),
+            left: Arc::default(),
         })
     }
 
@@ -152,6 +153,16 @@ impl Parts {
             left,
             metrics,
             progress: Arc::clone(self.readiness.progress()),
+        }
+    }
+
+    fn keeper(&self, config: &Config) -> Keeper {
+        Keeper {
+            data_plane: Arc::clone(&self.data_plane),
+            readiness: Arc::clone(&self.readiness),
+            metrics: self.metrics.clone(),
+            exchanged: Arc::clone(&self.left),
+            audit_interval: config.audit_interval,
         }
     }
 
@@ -230,44 +241,4 @@ async fn stamp(mut changes: mpsc::Receiver<model::Event>, events: mpsc::Sender<E
             return;
         }
     }
-}
-
-/// Once everything is written, attaches and probes until that works.
-async fn attach(data_plane: Arc<Mutex<DataPlane>>, readiness: Arc<Readiness>) {
-    let mut synced = readiness.progress().watch_synced();
-    if synced.wait_for(|synced| *synced).await.is_err() {
-        return;
-    }
-    let (mut pause, longest) = ATTACH_RETRY;
-    loop {
-        let handle = Arc::clone(&data_plane);
-        let attached = task::spawn_blocking(move || {
-            attach_and_probe(&mut handle.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        match attached.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(cgroup) => return announce(&readiness, &cgroup),
-            Err(reason) => {
-                error!(reason, "not ready; trying again in {} s", pause.as_secs());
-                readiness.set_attachment(Attachment::Failed { reason });
-            }
-        }
-        time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
-    }
-}
-
-fn announce(readiness: &Readiness, cgroup: &str) {
-    let report = readiness.progress().report();
-    readiness.set_attachment(Attachment::Working { cgroup: cgroup.to_owned() });
-    info!(cgroup, services = report.services, frontends = report.frontends, "ready");
-}
-
-/// Returns the cgroup.
-fn attach_and_probe(data_plane: &mut DataPlane) -> Result<String, String> {
-    for (program, action) in data_plane.attach().map_err(|error| with_causes(&error))? {
-        info!(program, ?action, "attached");
-    }
-    let report = data_plane.probe().map_err(|error| with_causes(&error))?;
-    info!(ipv4 = report.ipv4, ipv6 = report.ipv6, "the probe was translated");
-    Ok(data_plane.cgroup().display().to_string())
 }

@@ -20,7 +20,7 @@ pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
             "an agent ({holder}) runs with --pin-dir {}; stop it first",
             path.display()
         )),
-        other => other.into(),
+        error @ LockError::File { .. } => error.into(),
     })?;
     let mut out = io::stdout().lock();
     for removed in &report.removed {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod cleanup;
+mod keeper;
 mod logging;
 mod monitor;
 mod render;

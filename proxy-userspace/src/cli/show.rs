@@ -222,7 +222,8 @@ fn maps_text(maps: &[MapView]) -> String {
     let rows = maps.iter().map(|map| {
         let used = map.used.map_or_else(|| "-".to_owned(), |used| used.to_string());
         let size = map.bytes.map_or_else(|| "-".to_owned(), bytes);
-        [map.name.clone(), map.kind.clone(), used, map.capacity.to_string(), size]
+        let capacity = if map.capacity == 0 { "-".to_owned() } else { map.capacity.to_string() };
+        [map.name.clone(), map.kind.clone(), used, capacity, size]
     });
     table(["MAP", "KIND", "USED", "CAPACITY", "MEMORY"], rows)
 }
@@ -292,20 +293,20 @@ shop/cart  -     ClusterIP  10.96.0.1:80  TCP       internal  2
     }
 
     #[test]
-    fn a_map_table_shows_a_dash_where_the_kernel_does_not_tell() {
-        let map = |used| MapView {
+    fn a_map_table_shows_a_dash_for_what_the_kernel_does_not_tell_or_limit() {
+        let map = |used, capacity| MapView {
             name: "ring".into(),
             kind: "array".into(),
             used,
-            capacity: 8,
+            capacity,
             bytes: Some(2048),
         };
         let expected = "\
 MAP   KIND   USED  CAPACITY  MEMORY
 ring  array  3     8         2.0 KiB
-ring  array  -     8         2.0 KiB
+ring  array  -     -         2.0 KiB
 ";
-        assert_eq!(maps_text(&[map(Some(3)), map(None)]), expected);
+        assert_eq!(maps_text(&[map(Some(3), 8), map(None, 0)]), expected);
     }
 
     #[test]

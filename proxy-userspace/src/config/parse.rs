@@ -54,18 +54,20 @@ impl<'a> Reader<'a> {
     }
 
     fn source(&self) -> Result<SourceConfig, ConfigError> {
-        let (kubeconfig, manifests) = (self.path("kubeconfig"), self.path("manifests"));
-        match (kubeconfig, manifests) {
-            (Some(_), Some(_)) => Err(ConfigError::Conflict {
-                first: "kubeconfig",
-                first_origin: self.origin("kubeconfig"),
-                second: "manifests",
-                second_origin: self.origin("manifests"),
-            }),
-            (None, Some(folder)) => Ok(SourceConfig::Manifests(folder)),
-            (kubeconfig, None) => {
-                Ok(SourceConfig::Kubernetes { kubeconfig, api_servers: self.api_servers() })
-            }
+        let (kubeconfig, api_servers) = (self.path("kubeconfig"), self.api_servers());
+        let Some(folder) = self.path("manifests") else {
+            return Ok(SourceConfig::Kubernetes { kubeconfig, api_servers });
+        };
+        let conflict = |first| ConfigError::Conflict {
+            first,
+            first_origin: self.origin(first),
+            second: "manifests",
+            second_origin: self.origin("manifests"),
+        };
+        match kubeconfig {
+            Some(_) => Err(conflict("kubeconfig")),
+            None if !api_servers.is_empty() => Err(conflict("api-servers")),
+            None => Ok(SourceConfig::Manifests(folder)),
         }
     }
 

@@ -69,7 +69,7 @@ pub const SETTINGS: &[Setting] = &[
     absent(
         "kubeconfig",
         "PATH",
-        "Watch the API server this kubeconfig names [default: the pod's service account]",
+        "Watch the API server this kubeconfig names [default: that of $KUBECONFIG, else ~/.kube/config, else the pod's service account]",
     ),
     absent(
         "api-servers",

@@ -151,9 +151,11 @@ fn a_file_with_a_nested_value_or_broken_syntax_is_an_error_with_its_path() {
 }
 
 #[test]
-fn a_kubeconfig_and_manifests_exclude_each_other() {
+fn a_kubeconfig_or_api_servers_and_manifests_exclude_each_other() {
     let both = layers(&[("kubeconfig", "/k"), ("manifests", "/m"), ("node-name", "n")], &[]);
     assert!(matches!(load(&both), Err(ConfigError::Conflict { .. })));
+    let servers = layers(&[("api-servers", "https://a:6443"), ("manifests", "/m"), ("node-name", "n")], &[]);
+    assert!(matches!(load(&servers), Err(ConfigError::Conflict { first: "api-servers", .. })));
     let one = load(&layers(&[("manifests", "/m"), ("node-name", "n")], &[])).unwrap();
     assert_eq!(one.config.source, SourceConfig::Manifests("/m".into()));
 }

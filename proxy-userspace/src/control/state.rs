@@ -16,7 +16,7 @@ use super::{
 use crate::{
     dataplane::{DataPlane, Observer},
     health::{Attachment, Readiness},
-    reconcile::{Event, FrontendNames, Question},
+    reconcile::{Event, FrontendNames, ProgressReport, Question},
     watch::SourceStatus,
 };
 
@@ -44,25 +44,26 @@ impl AgentState {
             node: self.node_name.clone(),
             ready: obstacles.is_empty(),
             obstacles,
-            subsystems: self.subsystems(progress.services, progress.frontends, progress.error),
+            subsystems: self.subsystems(&progress),
             refused: progress.refused,
             warnings: progress.warnings,
         }
     }
 
-    fn subsystems(&self, services: usize, frontends: usize, error: Option<String>) -> Vec<Subsystem> {
+    fn subsystems(&self, progress: &ProgressReport) -> Vec<Subsystem> {
         let subsystem = |name: &str, state: String| Subsystem { name: name.to_owned(), state };
         let attached = match self.readiness.attachment() {
             Attachment::Waiting => "not attached yet".to_owned(),
             Attachment::Working { cgroup } => format!("attached to {cgroup}, probe translated"),
             Attachment::Failed { reason } => reason,
         };
-        let written = error.unwrap_or_else(|| "as wanted".to_owned());
-        let maps = format!("{services} Services, {frontends} frontends: {written}");
         let sources = self.readiness.sources().sources().into_iter();
         let sources = sources
             .map(|source| subsystem(&format!("{:?}", source.source).to_lowercase(), describe(&source)));
-        [subsystem("programs", attached), subsystem("maps", maps)].into_iter().chain(sources).collect()
+        [subsystem("programs", attached), subsystem("maps", written(progress))]
+            .into_iter()
+            .chain(sources)
+            .collect()
     }
 
     /// What the kernel has, under the names the loop knows. `None` if it cannot be read.
@@ -83,9 +84,43 @@ impl AgentState {
     }
 }
 
+/// What is in the maps, and what is not.
+fn written(progress: &ProgressReport) -> String {
+    let ProgressReport { services, frontends, error, refused, .. } = progress;
+    let state = error.as_deref().unwrap_or("as wanted");
+    let but = match refused.len() {
+        0 => String::new(),
+        number => format!("; {number} more refused, as they do not fit"),
+    };
+    format!("{services} Services, {frontends} frontends: {state}{but}")
+}
+
 fn describe(source: &SourceStatus) -> String {
     let listed = if source.listed { "listed" } else { "not listed yet" };
     let age = source.age.map_or_else(String::new, |age| format!(", heard of {:.1} s ago", age.as_secs_f64()));
     let error = source.error.as_ref().map_or_else(String::new, |error| format!(", error: {error}"));
     format!("{listed}{age}, {} restarts{error}", source.restarts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_do_not_fit_are_not_counted_as_served() {
+        let progress = ProgressReport {
+            synced: true,
+            services: 3,
+            frontends: 8,
+            error: None,
+            refused: vec!["shop/cart".to_owned()],
+            warnings: Vec::new(),
+        };
+        assert_eq!(
+            written(&progress),
+            "3 Services, 8 frontends: as wanted; 1 more refused, as they do not fit"
+        );
+        let full = ProgressReport { refused: Vec::new(), ..progress };
+        assert_eq!(written(&full), "3 Services, 8 frontends: as wanted");
+    }
 }

@@ -43,12 +43,21 @@ pub struct Readiness {
     attachment: Mutex<Attachment>,
     /// Whether this node should have an object (it has none when the source is a folder of manifests).
     needs_node: bool,
+    /// Whether an earlier agent's programs were at work when this one started.
+    succeeds_another: bool,
 }
 
 impl Readiness {
     /// Nothing is attached yet.
     pub fn new(progress: Arc<Progress>, sources: Arc<WatchStatus>, needs_node: bool) -> Self {
-        Self { progress, sources, attachment: Mutex::new(Attachment::Waiting), needs_node }
+        let attachment = Mutex::new(Attachment::Waiting);
+        Self { progress, sources, attachment, needs_node, succeeds_another: false }
+    }
+
+    /// The same, for an agent at whose start an earlier one's programs were at work, or not.
+    #[must_use]
+    pub fn succeeding(self, succeeds_another: bool) -> Self {
+        Self { succeeds_another, ..self }
     }
 
     /// What became of attaching.
@@ -97,17 +106,21 @@ impl Readiness {
         obstacles
     }
 
-    /// What is wanted is written and in force.
+    /// Services are served. A start over programs that an earlier agent left is no outage, however long the API server
+    /// is away, nor is a write that fails once: load balancers would take the node out for nothing.
     pub fn is_healthy(&self) -> bool {
-        self.is_alive()
-            && self.progress.is_healthy()
-            && matches!(self.attachment(), Attachment::Working { .. })
+        let in_force = match self.attachment() {
+            Attachment::Waiting => self.succeeds_another,
+            Attachment::Working { .. } => true,
+            Attachment::Failed { .. } => false,
+        };
+        in_force && self.is_alive() && !self.progress.is_overdue()
     }
 
     /// Whether load balancers should send new connections here: not to a node that is about to go (KEP-3836).
     pub fn is_node_eligible(&self) -> bool {
         match self.progress.node() {
-            NodeState::Present => true,
+            NodeState::Unknown | NodeState::Present => true,
             NodeState::Deleting => false,
             NodeState::Absent => !self.needs_node,
         }

@@ -124,12 +124,38 @@ mod tests {
         assert_eq!(status(&readiness, "/livez").await, 503, "the loop shows no sign of life");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_start_over_the_programs_of_an_earlier_agent_is_healthy_all_the_time() {
+        for (succeeds_another, expected) in [(true, 200), (false, 503)] {
+            let progress = Arc::new(Progress::default());
+            let readiness = Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), true);
+            let readiness = Arc::new(readiness.succeeding(succeeds_another));
+            assert_eq!(status(&readiness, "/healthz").await, expected);
+            progress.node_is(NodeState::Present);
+            progress.succeeded();
+            assert_eq!(status(&readiness, "/healthz").await, expected, "not attached yet");
+            readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+            assert_eq!(status(&readiness, "/healthz").await, 200);
+            progress.failed("no memory".to_owned());
+            assert_eq!(status(&readiness, "/healthz").await, 200, "it is tried again");
+            for _ in 0..3 {
+                time::advance(Duration::from_secs(20)).await;
+                progress.beat();
+            }
+            assert_eq!(status(&readiness, "/healthz").await, 503, "it goes on failing");
+            progress.succeeded();
+            readiness.set_attachment(Attachment::Failed { reason: "no cgroup".to_owned() });
+            assert_eq!(status(&readiness, "/healthz").await, 503);
+        }
+    }
+
     #[tokio::test]
     async fn a_node_without_an_object_gets_no_new_traffic() {
         let progress = Arc::new(Progress::default());
         let readiness = Arc::new(Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), true));
         progress.succeeded();
         readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+        progress.node_is(NodeState::Absent);
         assert_eq!(status(&readiness, "/healthz").await, 503);
         assert_eq!(status(&readiness, "/livez").await, 200);
         progress.node_is(NodeState::Present);

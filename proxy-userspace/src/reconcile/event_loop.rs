@@ -70,6 +70,8 @@ pub struct Settings {
 
 /// So many changes that wait are taken in before anything is written, so that a flood cannot hold up the writing.
 const TAKE_IN: usize = 4096;
+/// Of so many changes that wait to be written, the latency is measured; the first are the ones that wait longest.
+const MEASURED: usize = 4096;
 /// The loop shows a sign of life at least so often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -84,7 +86,7 @@ pub struct Loop<M> {
     /// the next write would be waited for again and again.
     wants_grace: bool,
     audit_due: Option<Instant>,
-    /// When the changes arrived that are not yet written.
+    /// When changes arrived that are not yet written: at most [`MEASURED`].
     received: Vec<Instant>,
 }
 
@@ -141,12 +143,19 @@ impl<M: LbMaps> Loop<M> {
         match event {
             Event::Model { event, received } => {
                 self.reconciler.handle(event);
-                self.received.push(received);
+                self.note_arrival(received);
                 if self.reconciler.is_complete() {
                     self.pace.changed(Instant::now());
                 }
             }
             Event::Ask(question) => self.answer(question),
+        }
+    }
+
+    /// The first lists wait for each other: that says nothing about the agent's speed.
+    fn note_arrival(&mut self, received: Instant) {
+        if self.reconciler.is_synced() && self.received.len() < MEASURED {
+            self.received.push(received);
         }
     }
 
@@ -192,14 +201,17 @@ impl<M: LbMaps> Loop<M> {
         self.settings.progress.succeeded();
         self.settings.metrics.sync_duration.observe((now - start).as_secs_f64());
         for received in self.received.drain(..) {
-            // The first lists waited for each other: that says nothing about the agent's speed.
-            if !first {
-                self.settings.metrics.programming_latency.observe((now - received).as_secs_f64());
-            }
+            self.settings.metrics.programming_latency.observe((now - received).as_secs_f64());
         }
         if first {
             let report = self.settings.progress.report();
-            info!(services = report.services, frontends = report.frontends, took = ?now - start, "all Services are written");
+            let (services, frontends) = (report.services, report.frontends);
+            match report.refused.len() {
+                0 => info!(services, frontends, took = ?now - start, "all Services are written"),
+                refused => {
+                    warn!(services, frontends, refused, took = ?now - start, "all Services that fit are written");
+                }
+            }
             self.plan_audit();
         }
     }
@@ -278,5 +290,58 @@ async fn finished(grace: &mut Option<JoinHandle<Epoch>>) -> Option<Epoch> {
     match grace {
         Some(wait) => wait.await.ok(),
         None => future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_core::{desired, diff::Capacities, model::Event as Change};
+
+    use super::*;
+    use crate::dataplane::MemoryMaps;
+
+    fn idle() -> Loop<MemoryMaps> {
+        let (metrics, progress) = (Metrics::default(), Arc::new(Progress::default()));
+        let reconciler = Reconciler::restore(
+            desired::Settings::default(),
+            MemoryMaps::default(),
+            Capacities::default(),
+            metrics.clone(),
+            Arc::clone(&progress),
+        );
+        let settings = Settings {
+            min_sync_interval: Duration::ZERO,
+            audit_interval: None,
+            grace_wait: Arc::new(|| {}),
+            on_warning: Box::new(|_| {}),
+            left: Arc::default(),
+            metrics,
+            progress,
+        };
+        Loop::new(reconciler.unwrap(), settings)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_of_changes_that_cannot_be_written_has_an_end() {
+        let mut idle = idle();
+        let flood = |idle: &mut Loop<MemoryMaps>| {
+            for _ in 0..2 * MEASURED {
+                idle.handle(Event::Model { event: Change::Node(None), received: Instant::now() });
+            }
+        };
+        flood(&mut idle);
+        assert_eq!(idle.received.len(), 0, "before the first lists nothing is measured");
+        idle.handle(Event::Model { event: Change::ServicesListed(Vec::new()), received: Instant::now() });
+        idle.handle(Event::Model { event: Change::SlicesListed(Vec::new()), received: Instant::now() });
+        idle.handle(Event::Model {
+            event: Change::Addresses(std::collections::BTreeSet::new()),
+            received: Instant::now(),
+        });
+        idle.work();
+        assert!(idle.reconciler.is_synced());
+        flood(&mut idle);
+        assert_eq!(idle.received.len(), MEASURED);
+        idle.work();
+        assert_eq!(idle.received.len(), 0);
     }
 }

@@ -16,6 +16,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::HealthChecks;
 
+/// What could not be written is tried again at least every 30 seconds; failing for twice that is more than bad luck.
+const OVERDUE: Duration = Duration::from_mins(1);
+
 /// Shared state of the loop.
 #[derive(Debug)]
 pub struct Progress {
@@ -32,6 +35,8 @@ struct State {
     node: NodeState,
     last_success: Option<SystemTime>,
     error: Option<String>,
+    /// Since when there is an error.
+    failing_since: Option<Instant>,
     services: usize,
     frontends: usize,
     refused: Vec<String>,
@@ -41,8 +46,10 @@ struct State {
 /// What is known of this node's object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NodeState {
-    /// There is none, or nobody has told yet.
+    /// Nobody has told yet.
     #[default]
+    Unknown,
+    /// There is none.
     Absent,
     /// There is one.
     Present,
@@ -56,13 +63,13 @@ pub enum NodeState {
 pub struct ProgressReport {
     /// Everything was listed and written at least once.
     pub synced: bool,
-    /// Services that are served.
+    /// Services that are served as wanted.
     pub services: usize,
-    /// Frontends that are served.
+    /// Frontends of these.
     pub frontends: usize,
     /// Why the last write or reading failed; `None` if it did not.
     pub error: Option<String>,
-    /// Services that do not fit into the maps, with the remedy.
+    /// Services that do not fit into the maps and keep what they had there, with the remedy.
     pub refused: Vec<String>,
     /// What is wrong with objects.
     pub warnings: Vec<String>,
@@ -82,7 +89,7 @@ impl Default for Progress {
 
 impl Progress {
     /// The loop is alive.
-    pub(super) fn beat(&self) {
+    pub(crate) fn beat(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heartbeat.store(elapsed, Ordering::Release);
     }
@@ -106,14 +113,16 @@ impl Progress {
     pub(crate) fn succeeded(&self) {
         let mut state = self.state();
         state.last_success = Some(SystemTime::now());
-        state.error = None;
+        (state.error, state.failing_since) = (None, None);
         drop(state);
         self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
     /// Something could not be written or read.
-    pub(super) fn failed(&self, error: String) {
-        self.state().error = Some(error);
+    pub(crate) fn failed(&self, error: String) {
+        let mut state = self.state();
+        state.error = Some(error);
+        state.failing_since.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn counted(&self, services: usize, frontends: usize) {
@@ -158,8 +167,13 @@ impl Progress {
     }
 
     /// Whether everything that is wanted (and fits) is written.
-    pub fn is_healthy(&self) -> bool {
+    pub fn is_up_to_date(&self) -> bool {
         *self.synced.borrow() && self.state().error.is_none()
+    }
+
+    /// Whether something has been waiting to be written for too long. Not while sources have yet to tell everything.
+    pub fn is_overdue(&self) -> bool {
+        self.state().failing_since.is_some_and(|since| since.elapsed() >= OVERDUE)
     }
 
     /// For people.
@@ -193,15 +207,23 @@ mod tests {
         assert_eq!(progress.silence(), Duration::ZERO);
     }
 
-    #[test]
-    fn it_is_healthy_from_the_first_success_until_an_error_and_again_after_the_next_success() {
+    #[tokio::test(start_paused = true)]
+    async fn it_is_up_to_date_from_a_success_until_an_error_and_overdue_when_that_lasts() {
         let progress = Progress::default();
-        assert!(!progress.is_healthy());
+        let state = || (progress.is_up_to_date(), progress.is_overdue());
+        assert_eq!(state(), (false, false));
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert_eq!(state(), (false, false), "waiting for lists is no failure");
         progress.succeeded();
-        assert!(progress.is_healthy());
-        progress.failed("no memory".to_owned());
-        assert!(!progress.is_healthy());
+        assert_eq!(state(), (true, false));
+        for _ in 0..3 {
+            progress.failed("no memory".to_owned());
+            assert_eq!(state(), (false, false));
+            tokio::time::advance(Duration::from_secs(19)).await;
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(state(), (false, true));
         progress.succeeded();
-        assert!(progress.is_healthy());
+        assert_eq!(state(), (true, false));
     }
 }

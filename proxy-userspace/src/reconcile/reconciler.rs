@@ -9,11 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::{Protocol, SocketPeer, TranslatedSocket};
+use proxy_common::{Protocol, TranslatedSocket};
 use proxy_core::{
     desired::{
-        DesiredService, Engine, FrontendKey, FrontendKind, HealthCheck, ServicePortName, Settings, Warning,
-        WarningReason,
+        DesiredService, Engine, Frontend, FrontendKey, FrontendKind, HealthCheck, ServicePortName, Settings,
+        Warning, WarningReason,
     },
     diff::{Capacities, Epoch, MapOp, Planner, Refusal},
     model::{self, ObjectName, Source},
@@ -229,25 +229,26 @@ impl<M: LbMaps> Reconciler<M> {
     /// new flows or for those that have it. The list must have been made after the last write, or just before this
     /// call. None before everything was written.
     pub fn stranded(&self, mut sockets: Vec<TranslatedSocket>) -> Vec<TranslatedSocket> {
-        sockets.retain(|socket| !self.full_due && self.is_stranded(&socket.peer));
+        // Many sockets, few pairs.
+        let mut judged = BTreeMap::new();
+        sockets.retain(|TranslatedSocket { peer, .. }| {
+            let frontend = SocketAddr::new(peer.frontend.into(), peer.frontend_port.to_host());
+            let backend = SocketAddr::new(peer.backend.into(), peer.backend_port.to_host());
+            let judge = || self.is_stranded(frontend, backend);
+            let is_udp = peer.protocol == Protocol::Udp as u32;
+            is_udp && !self.full_due && *judged.entry((frontend, backend)).or_insert_with(judge)
+        });
         sockets
     }
 
     /// A Service that does not fit into new maps at all has no records, and its sockets are no worse for that.
-    fn is_stranded(&self, peer: &SocketPeer) -> bool {
-        if peer.protocol != Protocol::Udp as u32 {
-            return false;
-        }
-        let frontend = SocketAddr::new(peer.frontend.into(), peer.frontend_port.to_host());
-        let backend = SocketAddr::new(peer.backend.into(), peer.backend_port.to_host());
-        let wants = |service: &DesiredService| {
-            let keys = service.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.key);
-            keys.into_iter().any(|key| {
-                (key.address, key.port, key.protocol) == (frontend.ip(), frontend.port(), Protocol::Udp)
-            })
+    fn is_stranded(&self, frontend: SocketAddr, backend: SocketAddr) -> bool {
+        let asked = (frontend.ip(), frontend.port(), Protocol::Udp);
+        let is_refused = |(wanted, _): &(DesiredService, Refusal)| {
+            let mut frontends = wanted.ports.iter().flat_map(|port| &port.frontends);
+            frontends.any(|Frontend { key, .. }| (key.address, key.port, key.protocol) == asked)
         };
-        !self.planner.offers(frontend, Protocol::Udp, backend)
-            && !self.refused.values().any(|(wanted, _)| wants(wanted))
+        !self.planner.offers(frontend, Protocol::Udp, backend) && !self.refused.values().any(is_refused)
     }
 
     /// Whose the frontends are. Costs a computation of the whole desired state.
@@ -268,11 +269,12 @@ impl<M: LbMaps> Reconciler<M> {
             self.count(&name, desired.as_ref());
             self.pending.insert(name, desired);
         }
-        let warnings: BTreeSet<Warning> = self.engine.warnings().cloned().collect();
-        self.unsaid.extend(warnings.difference(&self.warnings).cloned());
-        if warnings != self.warnings {
-            self.progress.warned(warnings.iter());
-            self.warnings = warnings;
+        let new: BTreeSet<&Warning> =
+            self.engine.warnings().filter(|warning| !self.warnings.contains(*warning)).collect();
+        if !new.is_empty() || self.engine.warnings().count() != self.warnings.len() {
+            self.unsaid.extend(new.into_iter().cloned());
+            self.warnings = self.engine.warnings().cloned().collect();
+            self.progress.warned(self.warnings.iter());
         }
     }
 
@@ -401,14 +403,16 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn report(&mut self) {
-        let frontends = self.frontends.values().sum::<usize>();
-        self.metrics.services.set(gauge(self.frontends.len()));
+        let served = self.frontends.iter().filter(|(name, _)| !self.refused.contains_key(*name));
+        let (services, frontends) =
+            served.fold((0, 0), |(services, all), (_, frontends)| (services + 1, all + frontends));
+        self.metrics.services.set(gauge(services));
         self.metrics.frontends.set(gauge(frontends));
         self.metrics.backends.set(gauge(self.ledger.len()));
         self.metrics.refused_services.set(gauge(self.refused.len()));
         self.progress.refused(self.refused.values().map(|(_, refusal)| refusal));
         self.progress.health_checks(&self.health_checks);
-        self.progress.counted(self.frontends.len(), frontends);
+        self.progress.counted(services, frontends);
     }
 }
 

@@ -196,12 +196,12 @@ async fn nothing_is_written_or_removed_before_every_source_has_listed() {
         fixture.send(list).await;
         time::sleep(Duration::from_hours(1)).await;
         assert_eq!(maps.dump().unwrap(), inherited);
-        assert!(!fixture.progress.is_healthy());
+        assert!(!fixture.progress.is_up_to_date());
     }
     fixture.send(Change::Node(None)).await;
     fixture.settle().await;
     assert_eq!(maps.served(), [serves(2, &[1])]);
-    assert!(fixture.progress.is_healthy());
+    assert!(fixture.progress.is_up_to_date());
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +222,7 @@ async fn a_restart_with_unchanged_input_writes_nothing() {
     let (services, slices) = input();
     let fixture = start(counting);
     fixture.list(services, slices).await;
-    assert!(fixture.progress.is_healthy());
+    assert!(fixture.progress.is_up_to_date());
     assert_eq!(writes.load(Ordering::SeqCst), 0);
 }
 
@@ -255,7 +255,7 @@ async fn whichever_write_fails_the_maps_end_as_they_should() {
         fixture.send(Change::ServiceApplied(Box::new(service(3, "TCP")))).await;
         time::sleep(Duration::from_secs(30)).await;
         assert_eq!(maps.served(), [serves(1, &[2, 3]), serves(3, &[])], "write {nth} failed");
-        assert!(fixture.progress.is_healthy(), "write {nth} failed");
+        assert!(fixture.progress.is_up_to_date(), "write {nth} failed");
     }
 }
 
@@ -278,12 +278,12 @@ async fn a_service_that_cannot_be_written_holds_up_no_other_and_comes_when_it_ca
     let slices = all.map(|number| slice(number, "TCP", &[1])).to_vec();
     fixture.list(all.map(|number| service(number, "TCP")).to_vec(), slices).await;
     assert_eq!(maps.served(), [serves(1, &[1]), serves(3, &[1])]);
-    assert!(!fixture.progress.is_healthy());
+    assert!(!fixture.progress.is_up_to_date());
     assert!(fixture.progress.report().error.is_some());
     broken.store(false, Ordering::SeqCst);
     time::sleep(Duration::from_mins(1)).await;
     assert_eq!(maps.served(), all.map(|number| serves(number, &[1])));
-    assert!(fixture.progress.is_healthy());
+    assert!(fixture.progress.is_up_to_date());
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +317,8 @@ async fn a_service_that_does_not_fit_is_served_as_soon_as_another_makes_room() {
     fixture.list(vec![service(1, "TCP"), service(2, "TCP")], slices).await;
     assert_eq!(maps.served(), [serves(1, &[1, 2])]);
     assert_eq!(fixture.metrics.refused_services.get(), 1);
+    let report = fixture.progress.report();
+    assert_eq!((report.services, report.frontends, fixture.metrics.services.get()), (1, 1, 1));
     assert!(fixture.progress.report().refused[0].contains("--backends-max"));
     fixture.send(Change::SliceApplied(Box::new(slice(2, "TCP", &[1, 2])))).await;
     time::sleep(Duration::from_secs(1)).await;
@@ -432,7 +434,11 @@ async fn sockets_are_looked_for_only_when_a_udp_frontend_lost_a_backend() {
         fixture.settle().await;
         assert!(!fixture.is_rung().await);
     }
-    assert_eq!(fixture.stranded(&[socket(1, 1, 1, 1)]).await, [] as [u64; 0], "it drains, and keeps its flows");
+    assert_eq!(
+        fixture.stranded(&[socket(1, 1, 1, 1)]).await,
+        [] as [u64; 0],
+        "it drains, and keeps its flows"
+    );
     time::sleep(Duration::from_mins(12)).await;
     assert_eq!(fixture.metrics.audits.get(), 1);
     assert!(fixture.is_rung().await, "with each audit");
@@ -464,7 +470,9 @@ async fn a_new_agent_begins_its_generations_elsewhere() {
             let maps = SharedMaps::default();
             start(maps.clone()).list(vec![service(1, "UDP")], vec![slice(1, "UDP", &[1])]).await;
             let records = maps.dump().unwrap().services4;
-            all.extend(records.iter().map(|(_, value)| value.generation).filter(|generation| *generation != 0));
+            all.extend(
+                records.iter().map(|(_, value)| value.generation).filter(|generation| *generation != 0),
+            );
         }
         all
     };

@@ -57,7 +57,8 @@ pub fn destroy_udp(sockets: &[TranslatedSocket]) -> DestroyReport {
         Ok(Err(_)) => failure("the thread that ends UDP sockets broke down".to_owned()),
         Err(error) => failure(format!("cannot start a thread: {error}")),
     };
-    let is_blind = fs::read_to_string("/proc/self/status").is_ok_and(|status| !may_look_into_processes(&status));
+    let is_blind =
+        fs::read_to_string("/proc/self/status").is_ok_and(|status| !may_look_into_processes(&status));
     DestroyReport { expected, is_blind, ..report }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use proxy_common::{Protocol, Scope};
 
+use super::world::Wanted;
 use crate::{
     desired::{
         Backend, BackendLists, DesiredService, DesiredServicePort, Family, Frontend, FrontendKey,
@@ -78,4 +79,16 @@ pub(super) fn service(ports: Vec<DesiredServicePort>) -> DesiredService {
 /// A Service with one ClusterIP and one list.
 pub(super) fn simple(address: &str, backends: &[u8]) -> DesiredService {
     service(vec![port("http", vec![cluster_ip(address, 80)], backends, &[], backends)])
+}
+
+/// A Service with a frontend on both of its lists and a source range.
+pub(super) fn rich(node_port: u16, range: &str, cluster: &[u8], local: &[u8]) -> DesiredService {
+    let mut balancer = external("192.0.2.1", node_port);
+    balancer.source_ranges = vec![range.parse().unwrap()];
+    service(vec![port("http", vec![cluster_ip("10.96.0.1", 80), balancer], cluster, local, &[])])
+}
+
+/// A cluster of these Services.
+pub(super) fn wanted(services: &[(&str, DesiredService)]) -> Wanted {
+    services.iter().map(|(service, desired)| (name(service), desired.clone())).collect()
 }

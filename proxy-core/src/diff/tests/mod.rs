@@ -4,6 +4,7 @@ mod build;
 mod generate;
 mod lookup;
 mod random;
+mod refusals;
 mod restarts;
 mod single;
 mod world;

@@ -4,7 +4,7 @@ use proxy_common::{BackendValue, PortBe};
 
 use super::{
     ROOMY,
-    build::{cluster_ip, external, name, port, service, simple},
+    build::{cluster_ip, external, port, service, simple, wanted},
     world::{Wanted, World},
 };
 use crate::{
@@ -12,10 +12,6 @@ use crate::{
     diff::Capacities,
     entries::RecordKey,
 };
-
-fn wanted(services: &[(&str, DesiredService)]) -> Wanted {
-    services.iter().map(|(service, desired)| (name(service), desired.clone())).collect()
-}
 
 /// Two families, two lists, a source range.
 fn rich(cluster: &[u8], local: &[u8], range: &str) -> DesiredService {

@@ -284,7 +284,7 @@ impl World {
         let mut addresses: BTreeMap<RecordKey, bool> = BTreeMap::new();
         for frontend in wanted.values().flat_map(|service| &service.ports).flat_map(|port| &port.frontends) {
             let key = RecordKey::from(&frontend.key).address_record();
-            *addresses.entry(key).or_insert(true) &= frontend.owns_address;
+            *addresses.entry(key).or_insert(false) |= frontend.owns_address;
         }
         let records = self.kernel.records().into_iter().filter(|(key, _)| key.port == 0 && key.protocol == 0);
         let refusing = |op: &ServiceOp| op.value().unwrap().flags().has(ServiceFlags::REFUSE_UNKNOWN_PORT);
@@ -298,4 +298,25 @@ pub(super) fn changes(before: &Wanted, wanted: &Wanted) -> Changed {
     let gone = before.keys().filter(|name| !wanted.contains_key(name)).map(|name| (name.clone(), None));
     let changed = wanted.iter().filter(|(name, service)| before.get(name) != Some(service));
     gone.chain(changed.map(|(name, service)| (name.clone(), Some(service.clone())))).collect()
+}
+
+/// What a write is, in the words of the write order.
+pub(super) fn stage(op: &MapOp) -> &'static str {
+    match op {
+        MapOp::Backend(op) if op.is_clear() => "clear",
+        MapOp::Backend(_) => "backend",
+        MapOp::WriteRing { .. } => "ring",
+        MapOp::PutSourceRange { .. } => "range+",
+        MapOp::DeleteSourceRange { .. } => "range-",
+        MapOp::Service(op) => match (op.key().port, op.value()) {
+            (0, Some(_)) => "address",
+            (0, None) => "address-",
+            (_, Some(_)) => "record",
+            (_, None) => "record-",
+        },
+    }
+}
+
+pub(super) fn stages(plan: &Plan) -> Vec<&'static str> {
+    plan.ops.iter().map(stage).collect()
 }

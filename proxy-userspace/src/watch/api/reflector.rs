@@ -168,7 +168,12 @@ impl<K: Watched> Reflector<K> {
                 return Err(Failure::Silent);
             };
             self.status.alive(K::SOURCE);
-            match next.ok_or(Failure::Incomplete)? {
+            let Some(next) = next else {
+                // It takes longer than the server, or a proxy before it, lets a response take: pages are short.
+                self.streaming = false;
+                return Err(Failure::Incomplete);
+            };
+            match next {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     all.insert(key(&object), object.model());
                 }

@@ -229,13 +229,18 @@ async fn a_server_that_does_not_know_streaming_lists_and_falls_silent_is_listed_
     assert_eq!(listed(fixture.next().await), ["a"]);
 }
 
+/// The server, or a proxy before it, cuts a response that takes long: streaming again would never come to an end.
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_is_never_told_as_complete() {
+async fn a_streaming_list_that_breaks_off_is_never_told_as_complete_and_pages_are_tried_next() {
     let mut fixture = start::<Service>([
         Lines(vec![added("a", "1")]),
-        Hang(vec![added("a", "1"), added("b", "1"), end_of_list("2")]),
+        page(&["a"], "5", "more"),
+        page(&["b"], "5", ""),
+        Hang(vec![]),
     ]);
     assert_eq!(listed(fixture.next().await), ["a", "b"]);
+    assert!(!fixture.server.requests()[1].contains("sendInitialEvents"));
+    assert_eq!(fixture.services().restarts, 1);
 }
 
 #[tokio::test(start_paused = true)]

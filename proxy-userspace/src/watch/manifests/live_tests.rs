@@ -176,6 +176,7 @@ async fn with_an_earlier_agent_s_services_nothing_is_told_until_every_file_could
 async fn a_broken_file_that_is_taken_away_holds_nothing_up() {
     let mut fixture = start_after(&[("a.yaml", "{{\n"), ("b.yaml", &service("b", 1))], true);
     fixture.error().await;
+    fixture.nothing_happens().await;
     fs::remove_file(fixture.path("a.yaml")).unwrap();
     assert_eq!(fixture.services().await, list(&[("b", 1)]));
 }
