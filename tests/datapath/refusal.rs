@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use sheave_tests::client::{ask_tcp, ask_udp, connected_udp, mapped, udp_socket};
-use sheave_tests::objects::{elsewhere, ready};
+use sheave_tests::objects::{elsewhere, exposed, ready, service};
 
 use crate::world::{PORT, REFUSED, TARGET, UNREACHABLE, VIP, VIP6, World, errno, vip, vip_service, vip6};
 
@@ -58,6 +58,18 @@ fn an_unknown_port_of_a_services_address_is_refused() {
     let mut world = World::new();
     let endpoints = world.endpoints(&["a"]);
     both_protocols(&mut world, &endpoints, "Cluster");
+    fails_at_once(&world, PORT + 1, REFUSED);
+}
+
+/// An external IP that somebody puts on a Service's address reaches that somebody's port, and nothing else changes.
+#[test]
+fn a_guest_on_a_services_address_changes_nothing_for_its_owner() {
+    let mut world = World::new();
+    let endpoints = world.endpoints(&["a"]);
+    both_protocols(&mut world, &endpoints, "Cluster");
+    let guest = exposed(service("guest", &["10.96.0.99"], 9_000, "TCP"), &VIP.to_string(), "203.0.113.9");
+    world.publish(&guest, &[ready(world.pods["b"].v4)]);
+    assert_eq!(world.in_pod(|| ask_tcp(vip())).unwrap().0, "a");
     fails_at_once(&world, PORT + 1, REFUSED);
 }
 

@@ -201,8 +201,8 @@ fn a_socket_that_was_disconnected_and_asks_the_backend_itself_is_answered_by_the
 /// `connect` with `AF_UNSPEC`: no hook sees it.
 fn disconnect(socket: &std::net::UdpSocket) {
     use std::os::fd::AsRawFd as _;
-    let unspecified = nix::libc::sockaddr { sa_family: nix::libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-    let length = size_of_val(&unspecified) as u32;
+    let unspecified = nix::libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let length = nix::libc::socklen_t::try_from(size_of_val(&unspecified)).unwrap();
     // SAFETY: the address is valid for the call and as long as said.
     let result = unsafe { nix::libc::connect(socket.as_raw_fd(), &raw const unspecified, length) };
     assert_eq!(result, 0);
