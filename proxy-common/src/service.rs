@@ -116,6 +116,18 @@ shared_struct! {
 }
 
 impl ServiceValue {
+    /// A record that says nothing, to be filled or overwritten; its check word fits no key.
+    pub const EMPTY: Self = Self {
+        service_id: 0,
+        generation: 0,
+        flags: 0,
+        affinity_seconds: 0,
+        ring_base: 0,
+        ring_len: 0,
+        keep_len: 0,
+        check: 0,
+    };
+
     /// The check word that belongs to these contents under `key`.
     #[inline(always)]
     pub fn check_word<A: Address>(&self, key: &ServiceKey<A>) -> u32 {

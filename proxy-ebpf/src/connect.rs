@@ -3,11 +3,11 @@
 //! Must not know how a record is read or a backend chosen.
 
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::{Address, Counter, Hook, Protocol, SocketPeer};
+use proxy_common::{Address, Counter, Hook, Protocol, ServiceValue, SocketPeer};
 
 use crate::{
     family::{Family, V4, V6},
-    lookup::{self, Found, find},
+    lookup::{Found, find},
     maps,
     select::{Choice, choose},
     send::flow_so_far,
@@ -36,7 +36,7 @@ fn connect<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl
     let Some(protocol) = ctx.protocol() else {
         return PROCEED;
     };
-    let (mut service, mut choice) = (lookup::EMPTY, Choice::NONE);
+    let (mut service, mut choice) = (ServiceValue::EMPTY, Choice::NONE);
     let port = ctx.port();
     let asked = (address.to_mapped(), port);
     let outcome = match find::<F>(address, port, protocol, || ctx.netns_cookie(), &mut service) {

@@ -10,18 +10,6 @@ use crate::{family::Family, maps};
 /// old one whole until it is reused, so two failures in a row already need two reuses within nanoseconds.
 pub const ATTEMPTS: u32 = 4;
 
-/// A record to be overwritten.
-pub const EMPTY: ServiceValue = ServiceValue {
-    service_id: 0,
-    generation: 0,
-    flags: 0,
-    affinity_seconds: 0,
-    ring_base: 0,
-    ring_len: 0,
-    keep_len: 0,
-    check: 0,
-};
-
 /// What an address and port are. One word in a register: a payload that only some variants have would leave the
 /// compiler free to copy an undefined register, which the verifier refuses. Records therefore go through `&mut`.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use proxy_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    lookup::{self, Found, find},
+    lookup::{Found, find},
     maps, membership,
     select::{Choice, choose, now, read_backend},
     sock_addr::SockAddr,
@@ -30,7 +30,7 @@ pub fn sendmsg6(ctx: &SockAddr<'_>) -> i32 {
 
 #[inline(always)]
 fn send<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl Fn(F::Address)) -> i32 {
-    let (mut service, mut choice) = (lookup::EMPTY, Choice::NONE);
+    let (mut service, mut choice) = (ServiceValue::EMPTY, Choice::NONE);
     let port = ctx.port();
     let outcome = match find::<F>(address, port, Protocol::Udp, || ctx.netns_cookie(), &mut service) {
         Found::NotOurs => {

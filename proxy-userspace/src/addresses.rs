@@ -82,7 +82,7 @@ async fn notified(socket: &mut TokioSocket) -> io::Result<()> {
 }
 
 /// All addresses in this network namespace that clients elsewhere could use. An address that only devices of Service
-/// addresses ([`holds_service_addresses`]) have is not one.
+/// addresses (`holds_service_addresses`) have is not one.
 ///
 /// # Errors
 /// The netlink socket failed or the kernel refused the dump.

@@ -9,16 +9,7 @@ use sheave_tests::agent::binary;
 use sheave_tests::plane::Host;
 
 /// An address without a port.
-const RECORD: ServiceValue = ServiceValue {
-    service_id: 0,
-    generation: 0,
-    flags: 0,
-    affinity_seconds: 0,
-    ring_base: 0,
-    ring_len: 0,
-    keep_len: 0,
-    check: 0,
-};
+const RECORD: ServiceValue = ServiceValue::EMPTY;
 
 fn attached(host: &Host) -> DataPlane {
     attached_with(host, Capacities::default())

@@ -186,16 +186,7 @@ mod tests {
     }
 
     fn service(last: u8) -> MapOp {
-        let value = ServiceValue {
-            service_id: 0,
-            generation: 0,
-            flags: 0,
-            affinity_seconds: 0,
-            ring_base: 0,
-            ring_len: 0,
-            keep_len: 0,
-            check: 0,
-        };
+        let value = ServiceValue::EMPTY;
         MapOp::Service(ServiceOp::V4(key(last), Some(value.sealed(&key(last)))))
     }
 

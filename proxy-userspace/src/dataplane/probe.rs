@@ -286,16 +286,7 @@ fn records<A: Address>(
     service_op: impl Fn(ServiceKey<A>, Option<ServiceValue>) -> ServiceOp,
 ) -> [MapOp; 4] {
     let [frontend_key, address_key] = keys(frontend);
-    let empty = ServiceValue {
-        service_id: 0,
-        generation: 0,
-        flags: 0,
-        affinity_seconds: 0,
-        ring_base: 0,
-        ring_len: 0,
-        keep_len: 0,
-        check: 0,
-    };
+    let empty = ServiceValue::EMPTY;
     let service = ServiceValue { service_id: SERVICE_ID, ring_base: PROBE_SLOT, ring_len: 1, ..empty };
     [
         MapOp::Backend(backend_op(PROBE_SLOT, backend)),
