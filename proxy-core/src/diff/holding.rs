@@ -95,20 +95,32 @@ impl Planner {
     }
 
     fn claim_id(&mut self, mut keys: impl Iterator<Item = RecordKey>) -> Option<u32> {
-        keys.find_map(|key| {
-            let Realised::Whole(value) = self.records.realised(&key) else { return None };
-            (value.service_id != 0 && self.ids.claim(value.service_id)).then_some(value.service_id)
-        })
+        keys.find_map(|key| self.records.service_id(&key).filter(|id| self.ids.claim(*id)))
     }
 
     /// After a restart, ids go to the ServicePorts that prove best that they have them. A frontend at an address that
-    /// several Services use may have changed hands meanwhile. At an address whose unknown ports are refused there were
-    /// only ClusterIPs, which do not change hands; next best is a ClusterIP whose address others used as well.
+    /// several Services use may have changed hands meanwhile. A record that owned its address was a
+    /// ClusterIP's, which does not change hands; next best is any other, unless several Services name frontends of its id.
     pub(super) fn recognise(&mut self, wanted: &BTreeMap<ObjectName, DesiredService>) {
         for is_certain in [true, false] {
             for (name, desired) in wanted {
                 for port in &desired.ports {
                     self.recognise_port(name, port, is_certain);
+                }
+            }
+            self.contest(wanted);
+        }
+    }
+
+    /// Of the ids that nobody has, finds those whose frontends several Services name.
+    fn contest(&mut self, wanted: &BTreeMap<ObjectName, DesiredService>) {
+        let mut first: BTreeMap<u32, &ObjectName> = BTreeMap::new();
+        for (name, desired) in wanted {
+            for frontend in desired.ports.iter().flat_map(frontends) {
+                let key = RecordKey::from(&frontend.key);
+                let id = self.records.service_id(&key).filter(|id| self.ids.is_unclaimed(*id));
+                if id.is_some_and(|id| *first.entry(id).or_insert(name) != name) {
+                    id.into_iter().for_each(|id| self.ids.contest(id));
                 }
             }
         }
@@ -120,7 +132,13 @@ impl Planner {
         }
         let own = frontends(port).filter(|frontend| frontend.owns_address);
         let mut keys: Vec<RecordKey> = own.map(|frontend| RecordKey::from(&frontend.key)).collect();
-        keys.retain(|key| !is_certain || self.records.was_owned(key));
+        let named: BTreeSet<RecordKey> =
+            frontends(port).map(|frontend| RecordKey::from(&frontend.key)).collect();
+        let was_own = |key: &RecordKey| {
+            let was_guest = self.records.outside(key).is_some_and(|outside| !named.contains(&outside));
+            self.records.was_owned(key) && !was_guest
+        };
+        keys.retain(|key| !is_certain || was_own(key));
         let Some(id) = self.claim_id(keys.into_iter()) else { return };
         let holding = match self.services.get_mut(name) {
             Some(holding) => holding,
@@ -164,6 +182,37 @@ impl Planner {
         });
     }
 
+    /// Takes back the take-overs that were not written: the frontends are still those of the Services that are about to
+    /// lose them. Whoever wants them says so again.
+    pub(super) fn undo_take_overs(&mut self) {
+        let Self { leaving, services, records, .. } = self;
+        for (loser, left) in leaving {
+            for key in left.keys.keys() {
+                let Some(taker) = records.wanted_by(key).filter(|taker| *taker != *loser) else { continue };
+                if let Some(holding) = services.get_mut(&*taker) {
+                    holding.keys.retain(|held| held != key);
+                }
+                records.unwant(*key);
+            }
+        }
+    }
+
+    /// What a Service was about to lose is its own again, as far as the kernel has it.
+    pub(super) fn take_back(&mut self, owner: Arc<ObjectName>, left: Leaving) {
+        let mut holding = self.services.remove(&owner).unwrap_or_default();
+        holding.ports.extend(left.ports.into_iter().filter(|port| self.ids.claim(port.id)));
+        let own: BTreeSet<u32> = holding.ports.iter().map(|port| port.id).collect();
+        for (key, owns_address) in left.keys {
+            if !self.records.is_wanted(&key) && is_under(&self.records, &key, &own) {
+                self.records.want(key, &owner, owns_address);
+                holding.keys.push(key);
+            }
+        }
+        if !holding.is_empty() {
+            self.services.insert(owner, holding);
+        }
+    }
+
     pub(super) fn want(&mut self, key: RecordKey, owner: &Arc<ObjectName>, owns_address: bool) {
         let Some((loser, owned_address)) = self.records.want(key, owner, owns_address) else { return };
         if let Some(holding) = self.services.get_mut(&*loser) {
@@ -202,7 +251,8 @@ impl Planner {
             for frontend in frontends(port) {
                 let key = RecordKey::from(&frontend.key);
                 if self.records.is_orphan(&key) {
-                    before.add(port, self.claim_id([key].into_iter()));
+                    let id = self.records.service_id(&key);
+                    before.add(port, id.filter(|id| self.ids.claim_contested(*id)));
                     wanted.insert(key, frontend.owns_address);
                 }
             }

@@ -146,6 +146,7 @@ impl Planner {
         self.backends.get_mut(Family::V6).withdraw_all();
         self.planned.clear();
         self.prune_leaving();
+        self.undo_take_overs();
         Draft::default()
     }
 

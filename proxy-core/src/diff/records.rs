@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::{ServiceFlags, ServiceValue};
+use proxy_common::{Scope, ServiceFlags, ServiceValue};
 
 use crate::{desired::Family, entries::RecordKey, ids::PerFamily, model::ObjectName};
 
@@ -102,6 +102,14 @@ impl Records {
         self.frontends.get(key).map_or(Realised::Absent, |frontend| frontend.realised)
     }
 
+    /// The service id of a frontend's whole record in the kernel.
+    pub(super) fn service_id(&self, key: &RecordKey) -> Option<u32> {
+        match self.realised(key) {
+            Realised::Whole(value) => Some(value.service_id).filter(|id| *id != 0),
+            Realised::Absent | Realised::Torn => None,
+        }
+    }
+
     /// Whether the kind of a wanted frontend owns its address.
     pub(super) fn owns_address(&self, key: &RecordKey) -> bool {
         self.frontends.get(key).is_some_and(|frontend| frontend.owns_address)
@@ -117,10 +125,21 @@ impl Records {
         self.frontends.get(key).is_some_and(|frontend| frontend.wanted)
     }
 
+    /// The Service that wants a frontend.
+    pub(super) fn wanted_by(&self, key: &RecordKey) -> Option<Arc<ObjectName>> {
+        self.frontends.get(key).filter(|frontend| frontend.wanted)?.owner.clone()
+    }
+
     /// Whether the kernel refuses unknown ports of a frontend's address: one that owns it was there.
     pub(super) fn was_owned(&self, key: &RecordKey) -> bool {
         let realised = self.addresses.get(&key.address_record()).map(|address| address.realised);
         matches!(realised, Some(RealisedAddress::Flags(flags)) if ServiceFlags(flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT))
+    }
+
+    /// The frontend for clients outside that is beside this one in the kernel, as it is if the address was an external IP.
+    pub(super) fn outside(&self, key: &RecordKey) -> Option<RecordKey> {
+        let outside = RecordKey { scope: Scope::External as u8, ..*key };
+        (outside != *key && self.service_id(&outside) == self.service_id(key)).then_some(outside)
     }
 
     /// A Service wants a frontend. Returns the Service that it is taken from, if that is another one, and whether that
@@ -292,7 +311,7 @@ const fn address_record(flags: u32) -> ServiceValue {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::{Protocol, Scope};
+    use proxy_common::Protocol;
 
     use super::*;
 

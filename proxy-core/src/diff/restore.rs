@@ -70,8 +70,14 @@ impl Planner {
         let ranges: Vec<(u32, u32)> = ranges.collect();
         ranges.iter().for_each(|(base, length)| self.ring.reserve(*base, *length));
         self.quarantine.follow(&earlier.quarantine, &ranges);
+        // Whoever lost something in a plan that was dropped still has it.
+        earlier.prune_leaving();
+        earlier.undo_take_overs();
         for (owner, holding) in mem::take(&mut earlier.services) {
             self.inherit(owner, holding, &earlier.records);
+        }
+        for (owner, left) in mem::take(&mut earlier.leaving) {
+            self.take_back(owner, left);
         }
     }
 

@@ -12,6 +12,8 @@ enum Use {
     /// Found in the kernel; whoever has the frontends of its records may claim it.
     #[default]
     Orphan,
+    /// Like that, but several Services name frontends of its records: only who shall not change them may claim it.
+    Contested,
     /// A ServicePort's.
     Live,
     /// Nobody's: to be freed when the last record and prefix are gone.
@@ -86,6 +88,26 @@ impl ServiceIds {
         true
     }
 
+    /// Whether an id was found in the kernel and nobody has it yet.
+    pub(crate) fn is_unclaimed(&self, id: u32) -> bool {
+        self.states.get(&id).is_some_and(|state| state.held == Use::Orphan)
+    }
+
+    /// Several Services name frontends of an id found in the kernel.
+    pub(crate) fn contest(&mut self, id: u32) {
+        if let Some(state) = self.states.get_mut(&id).filter(|state| state.held == Use::Orphan) {
+            state.held = Use::Contested;
+        }
+    }
+
+    /// Like [`ServiceIds::claim`], for a Service whose records are not to change.
+    pub(crate) fn claim_contested(&mut self, id: u32) -> bool {
+        if let Some(state) = self.states.get_mut(&id).filter(|state| state.held == Use::Contested) {
+            state.held = Use::Orphan;
+        }
+        self.claim(id)
+    }
+
     /// Whether a retired id still has records in the kernel.
     pub(crate) fn is_leaving(&self, id: u32) -> bool {
         self.states.get(&id).is_some_and(|state| state.held == Use::Retired && state.records > 0)
@@ -116,8 +138,9 @@ impl ServiceIds {
     /// Retires every id that nobody claimed; gives those that can go into quarantine.
     #[must_use]
     pub(crate) fn retire_orphans(&mut self) -> Vec<u32> {
-        let orphans = self.states.iter().filter(|(_, state)| state.held == Use::Orphan).map(|(id, _)| *id);
-        let orphans: Vec<u32> = orphans.collect();
+        let is_orphan = |state: &State| matches!(state.held, Use::Orphan | Use::Contested);
+        let orphans: Vec<u32> =
+            self.states.iter().filter(|(_, state)| is_orphan(state)).map(|(id, _)| *id).collect();
         orphans.into_iter().filter(|id| self.retire(*id)).collect()
     }
 
@@ -298,6 +321,19 @@ mod tests {
         assert_eq!(ids.unneeded_ranges(id).collect::<Vec<_>>(), [network]);
         ids.record_added(id, 1);
         assert_eq!(ids.unneeded_ranges(id).count(), 0);
+    }
+
+    #[test]
+    fn a_contested_id_is_claimed_only_by_who_does_not_change_its_records() {
+        let mut ids = ServiceIds::new();
+        for id in [5, 6] {
+            ids.record_added(id, 1);
+            ids.contest(id);
+            assert!(!ids.claim(id));
+        }
+        assert!(ids.claim_contested(5) && !ids.claim_contested(5));
+        assert!(ids.retire_orphans().is_empty());
+        assert!(ids.is_leaving(6) && !ids.claim_contested(6));
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Agent {
     /// What the engine wants, but of each refused Service what it has.
     ///
     /// The maps do not say which Service a record belongs to: of a Service that is refused after a restart, frontends
-    /// that its new version no longer names may go.
+    /// that its new version no longer names may go. So may those of a ServicePort whose ClusterIP another Service has
+    /// now: ClusterIPs do not change hands, so its records look like that one's, and must not lead to its backends.
     fn target(&self, plan: &Plan) -> Target {
         let Expected { frontends, .. } = told(&self.engine.all());
         let wanted: Target = frontends.into_iter().map(|(key, answer)| (Key::from(key), answer)).collect();
@@ -136,12 +137,21 @@ impl Agent {
         let may_go = |key: &Key, answer: &Answer| {
             let service = &answer.owner.service;
             let is_named = wanted.get(key).is_some_and(|one| one.owner.service == *service);
-            self.restarted && !is_named && deleted(key)
+            self.restarted && deleted(key) && (!is_named || self.looks_like_anothers(key, service, &wanted))
         };
         let had = self.published.iter().filter(|(key, answer)| is_refused(answer) && !may_go(key, answer));
         let mut target: Target = had.map(|(key, answer)| (*key, answer.clone())).collect();
         target.extend(wanted.into_iter().filter(|(_, answer)| !is_refused(answer)));
         target
+    }
+
+    /// Whether the record has the service id of a ClusterIP that another Service has now.
+    fn looks_like_anothers(&self, key: &Key, service: &ObjectName, wanted: &Target) -> bool {
+        let id_of = |key: &Key| self.kernel.services.get(key).map(|value| value.service_id);
+        wanted.iter().any(|(other, answer)| {
+            let is_anothers = answer.kind == FrontendKind::ClusterIp && answer.owner.service != *service;
+            is_anothers && id_of(other) == id_of(key)
+        })
     }
 
     /// Whether the planner cannot know, since a restart, what a refused Service has.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::objects::*;
+use super::{config, objects::*};
 use crate::{
     desired::{DesiredService, Engine},
     model::{Event, ObjectName, ServiceObject, SliceObject},
@@ -87,7 +87,7 @@ fn relisted(engine: &Engine) -> Engine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(config())]
 
     #[test]
     fn refreshes_add_up_to_the_state_from_scratch(

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::objects::*;
+use super::{config, objects::*};
 use crate::{
     desired::{Backend, Engine},
     model::{EndpointObject, Event, SliceObject, SlicePort},
@@ -126,7 +126,7 @@ fn any_endpoint() -> impl Strategy<Value = EndpointObject> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(config())]
 
     #[test]
     fn neither_the_order_of_slices_nor_that_of_endpoints_matters(

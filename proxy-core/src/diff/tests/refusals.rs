@@ -217,6 +217,64 @@ fn a_refused_service_keeps_a_frontend_that_nobody_took_in_the_end() {
     }
 }
 
+/// Whatever becomes of the Service that was to have the frontend, and whichever comes first in a plan.
+#[test]
+fn a_refused_service_has_again_what_another_was_to_take_and_did_not() {
+    let theirs = [external("192.0.2.9", 443)];
+    let of = |last: u8, contested: &[Frontend], backends: &[u8]| {
+        let own = cluster_ip(&format!("10.96.0.{last}"), 80);
+        service(vec![port("http", contested.iter().cloned().chain([own]).collect(), backends, backends, &[])])
+    };
+    let too_many = [1, 2, 3];
+    for (loser, taker) in [("a", "b"), ("b", "a")] {
+        let one = wanted(&[(loser, of(1, &theirs, &[1]))]);
+        let two = wanted(&[(loser, of(1, &[], &[1])), (taker, of(2, &theirs, &[1]))]);
+        let taker_refused = of(2, &theirs, &too_many);
+        let taker_content = of(2, &[], &[1]);
+        for (taken, audit) in [(true, false), (true, true), (false, false), (false, true)] {
+            let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+            world.full(&one, usize::MAX);
+            world.change(&one, &two, 0);
+            let third = if taken { &taker_refused } else { &taker_content };
+            let three = wanted(&[(loser, of(1, &[], &too_many)), (taker, third.clone())]);
+            let mut served = one.clone();
+            if !taken {
+                served.insert(name(taker), third.clone());
+            }
+            let plan = if audit {
+                world.planner.reload(&world.kernel.dump());
+                world.planner.plan_full(&three)
+            } else {
+                world.planner.plan(&changes(&two, &three))
+            };
+            assert_eq!(plan.refused.len(), if taken { 2 } else { 1 }, "{loser} {taken} {audit}");
+            world.perform(&plan.ops, &served, usize::MAX);
+            assert_eq!(plan.ops.is_empty(), taken, "{loser} {taken} {audit}");
+            world.settle(&served);
+        }
+    }
+}
+
+/// The new ClusterIP of another one was only an external IP before: it proves nothing.
+#[test]
+fn a_refused_service_keeps_after_a_restart_what_an_accepted_one_does_not_take() {
+    let guest = Frontend { owns_address: false, ..cluster_ip("10.96.0.2", 53) };
+    let kept = external("192.0.2.9", 443);
+    let of = |frontends: &[&Frontend], backends: &[u8]| {
+        let frontends = frontends.iter().map(|frontend| (*frontend).clone()).collect();
+        service(vec![port("http", frontends, backends, backends, &[])])
+    };
+    let mut world = World::new(Capacities { backends: 3, ..ROOMY });
+    world.full(&wanted(&[("b", of(&[&guest, &kept], &[1]))]), usize::MAX);
+    world.restart();
+    let newcomer = of(&[&cluster_ip("10.96.0.2", 53)], &[1]);
+    let served = wanted(&[("a", newcomer.clone()), ("b", of(&[&kept], &[1]))]);
+    let plan = world.planner.plan_full(&wanted(&[("a", newcomer), ("b", of(&[&kept], &[1, 2, 3]))]));
+    assert_eq!((plan.refused.len(), stages(&plan)), (1, vec!["ring", "record", "address"]));
+    world.perform(&plan.ops, &served, usize::MAX);
+    world.settle(&served);
+}
+
 #[test]
 fn a_refused_service_admits_nobody_whom_no_record_of_it_admits() {
     let first = rich(443, "10.0.0.0/8", &[1], &[1]);
