@@ -27,6 +27,10 @@ const CASES: u32 = 4096;
 const SEED: u64 = 0x5ea7e;
 
 /// The configuration of every property.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a developer may ask for more cases; the decisions themselves do not"
+)]
 fn config() -> Config {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     let default = Config::default();
