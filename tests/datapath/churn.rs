@@ -96,5 +96,15 @@ fn no_connect_fails_or_strays_while_a_service_flips_between_disjoint_sets() {
 
 #[test]
 fn no_datagram_fails_or_strays_while_a_service_flips_between_disjoint_sets() {
-    churn("UDP", |to| Ok(ask_udp(&udp_socket(to)?, to)?.0));
+    churn("UDP", ask_twice_at_most);
+}
+
+/// A datagram may be lost, as when the whole machine stands still for seconds; one that was sent to a backend outside
+/// both sets cannot be answered by asking again, because the flow stays with its backend or is refused by the route.
+fn ask_twice_at_most(to: SocketAddr) -> std::io::Result<String> {
+    let socket = udp_socket(to)?;
+    match ask_udp(&socket, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(ask_udp(&socket, to)?.0),
+        answer => Ok(answer?.0),
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) fn serve(netns: &Netns, name: &str, address: SocketAddr) -> Result<()
     let listener =
         netns.run(|| TcpListener::bind(address)).with_context(|| format!("pod {name}: {address}"))?;
     let body =
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}\n", name.len() + 1);
     netns.spawn(move || {
         for stream in listener.incoming().flatten() {
             // A client that hangs up early is its own loss.
@@ -43,7 +43,7 @@ pub(crate) fn get(address: SocketAddr) -> io::Result<String> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.trim_end().to_owned());
     body.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))
 }
 

@@ -3,6 +3,7 @@
 //! Everything runs in namespaces and a cgroup of its own and is gone at the end.
 
 mod http;
+mod interrupt;
 mod manifests;
 mod stage;
 mod stream;
@@ -14,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use sheave_tests::client::{ask_udp, udp_socket};
 
+use crate::interrupt::Interrupt;
 use crate::manifests::Folder;
 use crate::stage::Stage;
 use crate::stream::Stream;
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
     let sheave = arguments.sheave.canonicalize().with_context(|| {
         format!("{} is missing: run `cargo xtask demo`, which builds it", arguments.sheave.display())
     })?;
+    let interrupt = Interrupt::block()?;
     let start = Instant::now();
     say("A node in a network namespace, three pods with HTTP servers, one client pod");
     let mut stage = Stage::new()?;
@@ -48,18 +51,22 @@ fn main() -> Result<()> {
     let agent = stage.start_agent(&sheave, folder.path())?;
     println!("{}", stage.sheave(&sheave, &["service", "list"])?);
 
+    interrupt.check()?;
     charts(&stage)?;
+    interrupt.check()?;
     edits(&mut stage, &folder)?;
+    interrupt.check()?;
     outage(&stage, &folder, agent)?;
+    let took = start.elapsed();
     if arguments.keep {
         let agent = stage.start_agent(&sheave, folder.path())?;
         stage.explain_exploring(&sheave, folder.path());
-        wait_for_enter()?;
-        drop(agent);
+        interrupt.wait_for_enter()?;
+        agent.terminate(Duration::from_secs(10))?;
     }
     say("Cleaning up: `sheave cleanup` removes every program, link, map and pin");
     println!("{}", stage.sheave(&sheave, &["cleanup"])?);
-    println!("Done in {:.1} s.", start.elapsed().as_secs_f32());
+    println!("Done; the demo itself took {:.1} s.", took.as_secs_f32());
     Ok(())
 }
 
@@ -131,15 +138,9 @@ fn outage(stage: &Stage, folder: &Folder, agent: sheave_tests::process::Process)
     folder.write_endpoints(&stage.pods(&["b", "c", "d"]))?;
     stage.in_client(stream::wait_for_answer)?;
 
-    say("The agent is stopped: the kernel goes on serving");
+    say("They are back, and the agent is stopped: the kernel goes on serving");
     agent.terminate(Duration::from_secs(10))?;
     let counts = stage.in_client(|| http::count(manifests::web_v4(), REQUESTS))?;
     http::chart(&counts);
-    Ok(())
-}
-
-fn wait_for_enter() -> Result<()> {
-    println!("Press Enter to take everything down.");
-    std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }

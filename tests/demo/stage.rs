@@ -107,13 +107,16 @@ impl Stage {
         let (sheave, run, pins) = (sheave.display(), self.run.path().display(), self.bpffs.pins());
         println!("\nIn another terminal, as root:");
         println!("  export SHEAVE_RUN_DIR={run} SHEAVE_PIN_DIR={}", pins.display());
-        println!("  {sheave} status; {sheave} service list; {sheave} map list; {sheave} monitor");
+        for words in ["status", "service list", "map list", "monitor"] {
+            println!("  {sheave} {words}");
+        }
         println!("  # a shell in the client pod, served by the programs:");
         println!(
             "  sh -c 'echo $$ > {}/cgroup.procs; exec nsenter --net={} bash'",
             self.cgroup.path().display(),
             self.client.netns.path()
         );
-        println!("  # then: curl http://10.96.0.10   (the manifests are in {})", manifests.display());
+        println!("  # then: curl http://10.96.0.10");
+        println!("The agent follows every edit of the manifests in {}", manifests.display());
     }
 }

@@ -68,8 +68,12 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let _ = self.leave();
-        // A killed child may need a moment to leave the group.
+        // A killed child may need a moment to leave the group; a shell that somebody opened in it is moved out.
         for _ in 0..100 {
+            let left = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+            for pid in left.lines() {
+                let _ = fs::write(self.home.join("cgroup.procs"), pid);
+            }
             if fs::remove_dir(&self.path).is_ok() {
                 return;
             }

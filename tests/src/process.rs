@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::wait::wait_for;
@@ -37,8 +37,14 @@ impl Process {
     pub fn start(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
         let output = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
-        unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        // The program is to hear signals, also when the test itself has blocked them.
+        // SAFETY: between fork and exec only prctl(2) and sigprocmask(2) are called, which are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                SigSet::empty().thread_set_mask()?;
+                set_pdeathsig(Signal::SIGKILL).map_err(Into::into)
+            })
+        };
         let child = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }

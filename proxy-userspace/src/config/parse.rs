@@ -163,6 +163,13 @@ fn prefix(text: &str) -> Result<IpNetwork, String> {
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
+    // The filter would take a misspelt level for the name of a module, and then nothing is logged at all.
+    let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    if let Some(word) = text.split(',').map(str::trim).find(|part| !part.contains('=') && !is_level(part)) {
+        return Err(format!(
+            "`{word}` is no level: expected error, warn, info, debug or trace, or MODULE=LEVEL"
+        ));
+    }
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
         Ok(_) => Err("expected error, warn, info, debug or trace".to_owned()),

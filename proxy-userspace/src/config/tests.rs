@@ -121,6 +121,7 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
         ("pin-dir", "bpf"),
         ("log-format", "xml"),
         ("log-level", "=="),
+        ("log-level", "wran"),
     ];
     for (name, value) in cases {
         let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();

@@ -53,6 +53,9 @@ impl AgentState {
     fn subsystems(&self, progress: &ProgressReport) -> Vec<Subsystem> {
         let subsystem = |name: &str, state: String| Subsystem { name: name.to_owned(), state };
         let attached = match self.readiness.attachment() {
+            Attachment::Waiting if self.readiness.succeeds_another() => {
+                "not attached yet; those of an earlier agent go on serving".to_owned()
+            }
             Attachment::Waiting => "not attached yet".to_owned(),
             Attachment::Working { cgroup } => format!("attached to {cgroup}, probe translated"),
             Attachment::Failed { reason } => reason,
@@ -86,8 +89,12 @@ impl AgentState {
 
 /// What is in the maps, and what is not.
 fn written(progress: &ProgressReport) -> String {
-    let ProgressReport { services, frontends, error, refused, .. } = progress;
-    let state = error.as_deref().unwrap_or("as wanted");
+    let ProgressReport { services, frontends, error, refused, synced, .. } = progress;
+    let state = match error.as_deref() {
+        Some(error) => error,
+        None if *synced => "as wanted",
+        None => return "nothing written yet: not everything is listed; what was there stays".to_owned(),
+    };
     let but = match refused.len() {
         0 => String::new(),
         number => format!("; {number} more refused, as they do not fit"),

@@ -28,8 +28,16 @@ pub struct CleanupReport {
 /// An agent runs with these pins, wherever its run folder is; nothing was removed.
 pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, LockError> {
     let mut report = CleanupReport::default();
+    // Not `exists`: what may not be looked at is not gone.
+    match fs::metadata(pin_dir).map(drop) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(report),
+        Err(error) => {
+            report.failed(pin_dir, &error);
+            return Ok(report);
+        }
+        Ok(()) => {}
+    }
     match is_on_bpffs(pin_dir) {
-        _ if !pin_dir.exists() => {}
         Ok(true) => {
             let _lock = Lock::take_directory(pin_dir)?;
             report.remove_tree(&pin_dir.join("links"));

@@ -60,6 +60,11 @@ impl Readiness {
         Self { succeeds_another, ..self }
     }
 
+    /// Whether an earlier agent's programs are at work until this one attaches its own.
+    pub fn succeeds_another(&self) -> bool {
+        self.succeeds_another
+    }
+
     /// What became of attaching.
     pub fn set_attachment(&self, attachment: Attachment) {
         *self.attachment.lock().unwrap_or_else(PoisonError::into_inner) = attachment;
