@@ -6,6 +6,45 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::check::Mix;
 
+/// Numbers in packets: network byte order to and from host byte order, and the little-endian CRC of SCTP.
+pub mod wire {
+    /// A 16-bit number from its bytes in network byte order.
+    #[inline(always)]
+    pub const fn half(bytes: [u8; 2]) -> u16 {
+        u16::from_be_bytes(bytes)
+    }
+
+    /// A 32-bit number from its bytes in network byte order.
+    #[inline(always)]
+    pub const fn word(bytes: [u8; 4]) -> u32 {
+        u32::from_be_bytes(bytes)
+    }
+
+    /// A 16-bit number as bytes in network byte order.
+    #[inline(always)]
+    pub const fn half_bytes(number: u16) -> [u8; 2] {
+        number.to_be_bytes()
+    }
+
+    /// A 32-bit number as bytes in network byte order.
+    #[inline(always)]
+    pub const fn word_bytes(number: u32) -> [u8; 4] {
+        number.to_be_bytes()
+    }
+
+    /// A 32-bit number from its bytes in the order of SCTP's CRC32c (RFC 9260, appendix A): the lowest first.
+    #[inline(always)]
+    pub const fn crc(bytes: [u8; 4]) -> u32 {
+        u32::from_le_bytes(bytes)
+    }
+
+    /// A CRC32c as SCTP has it.
+    #[inline(always)]
+    pub const fn crc_bytes(number: u32) -> [u8; 4] {
+        number.to_le_bytes()
+    }
+}
+
 /// A port in network byte order, as sockets and packets carry it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -61,6 +100,9 @@ pub trait Address: Copy + Eq {
     /// Adds the address to a check word.
     fn mix(self, mix: Mix) -> Mix;
 
+    /// Whether it is a loopback address (127.0.0.0/8, ::1).
+    fn is_loopback(self) -> bool;
+
     /// The address as IPv6: itself, or IPv4-mapped. Per-socket state is kept in this one form.
     fn to_mapped(self) -> Ipv6Be;
 }
@@ -71,6 +113,11 @@ impl Address for Ipv4Be {
     #[inline(always)]
     fn mix(self, mix: Mix) -> Mix {
         mix.word(self.0)
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u32::from_be(self.0) >> 24 == 127
     }
 
     #[inline(always)]
@@ -86,6 +133,11 @@ impl Address for Ipv6Be {
     fn mix(self, mix: Mix) -> Mix {
         let [a, b, c, d] = self.0;
         mix.word(a).word(b).word(c).word(d)
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0 == [0, 0, 0, 1_u32.to_be()]
     }
 
     #[inline(always)]

@@ -35,6 +35,12 @@ impl AffinityKey {
         self.client.mix(Mix::new()).word(self.service_id).word(self.kind).word(generation).finish()
     }
 
+    /// The key of one client address (IPv4-mapped for IPv4); `family` is 4 or 6.
+    #[inline(always)]
+    pub const fn of_address(client: Ipv6Be, service_id: u32, family: u32) -> Self {
+        Self { client, service_id, kind: Self::BY_ADDRESS | (family << 8) }
+    }
+
     /// The key of all sockets of one network namespace; `family` is 4 or 6.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the cookie")]

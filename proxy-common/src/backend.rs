@@ -20,7 +20,7 @@ shared_struct! {
         pub port: PortBe,
         /// IP protocol number.
         pub protocol: u8,
-        /// Reserved, 0.
+        /// See [`BackendFlags`].
         pub flags: u8,
         /// Relative share of new connections; 1 for all of today's selections.
         pub weight: u32,
@@ -29,15 +29,41 @@ shared_struct! {
     }
 }
 
+/// Bits of [`BackendValue::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct BackendFlags(pub u8);
+
+impl BackendFlags {
+    /// The endpoint is on this node: its replies come through this node whatever source it sees.
+    pub const LOCAL: u8 = 1;
+
+    /// Whether `bit` is set.
+    #[inline(always)]
+    pub const fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+}
+
 impl<A: Address> BackendValue<A> {
     /// The value of a free place.
     pub const FREE: Self =
         Self { address: A::UNSPECIFIED, port: PortBe::ANY, protocol: 0, flags: 0, weight: 0, check: 0 };
 
-    /// A whole record for `id`.
+    /// A whole record for `id`, without flags.
     pub fn sealed(id: BackendId, address: A, port: PortBe, protocol: u8) -> Self {
-        let value = Self { address, port, protocol, flags: 0, weight: 1, check: 0 };
+        Self::sealed_with(BackendFlags::default(), id, address, port, protocol)
+    }
+
+    /// A whole record for `id`.
+    pub fn sealed_with(flags: BackendFlags, id: BackendId, address: A, port: PortBe, protocol: u8) -> Self {
+        let value = Self { address, port, protocol, flags: flags.0, weight: 1, check: 0 };
         Self { check: value.check_word(id), ..value }
+    }
+
+    /// The flags.
+    #[inline(always)]
+    pub const fn flags(&self) -> BackendFlags {
+        BackendFlags(self.flags)
     }
 
     /// The check word that belongs to these contents under `id`.
@@ -69,5 +95,9 @@ mod tests {
         let backend: BackendValue<Ipv4Be> = BackendValue::sealed(5, address, PortBe::from_host(8080), 6);
         assert!(backend.is_whole(5));
         assert!(!backend.is_whole(6));
+        let flags = BackendFlags(BackendFlags::LOCAL);
+        let local = BackendValue::sealed_with(flags, 5, address, PortBe::from_host(8080), 6);
+        assert!(local.is_whole(5) && local.flags().has(BackendFlags::LOCAL));
+        assert!(!BackendValue { flags: 0, ..local }.is_whole(5));
     }
 }

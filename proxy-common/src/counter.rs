@@ -46,6 +46,48 @@ counters! {
     RefusedUnstable = 10, "refused_unstable_record";
     /// An event was lost because nobody emptied the ring buffer in time.
     EventLost = 11, "event_lost";
+    /// A packet of a client was translated to a backend.
+    PacketForward = 12, "packet_forward";
+    /// A packet of a backend was translated back.
+    PacketReply = 13, "packet_reply";
+    /// An ICMP error about a translated packet was translated.
+    PacketError = 14, "packet_icmp_error";
+    /// A flow began.
+    FlowNew = 15, "flow_new";
+    /// A flow got another backend because its own had left.
+    FlowMoved = 16, "flow_moved";
+    /// A TCP flow was found again from a packet in its middle.
+    FlowRebuilt = 17, "flow_rebuilt";
+    /// A flow that had not been answered yet gave its place to a new one.
+    FlowEvicted = 18, "flow_evicted";
+    /// Dropped: every place tried in the flow table is held by an established flow.
+    DroppedFlowTableFull = 19, "dropped_flow_table_full";
+    /// Dropped: no free source port towards this backend.
+    DroppedNoSourcePort = 20, "dropped_no_source_port";
+    /// Dropped: the node has no address of this family to send from.
+    DroppedNoSourceAddress = 21, "dropped_no_source_address";
+    /// Dropped: `loadBalancerSourceRanges` do not admit the client.
+    DroppedSourceRange = 22, "dropped_source_range";
+    /// Dropped: headers that end too early or contradict each other.
+    DroppedMalformed = 23, "dropped_malformed";
+    /// Dropped: more IPv6 extension headers than are followed.
+    DroppedHeaders = 24, "dropped_too_many_headers";
+    /// Dropped: a later fragment of a datagram whose first has not come.
+    DroppedFragment = 25, "dropped_fragment_without_first";
+    /// Dropped: a Service's address that the node would only send back to the router it came from.
+    DroppedLoop = 26, "dropped_routing_loop";
+    /// Dropped: no route to the backend or back to the client.
+    DroppedNoRoute = 27, "dropped_no_route";
+    /// Answered with ICMP "packet too big": it does not fit the next link.
+    DroppedTooBig = 28, "dropped_too_big";
+    /// Answered with ICMP "time exceeded": its hop limit is used up.
+    DroppedHopLimit = 29, "dropped_hop_limit";
+    /// Dropped: a TCP reset or a datagram of a flow that is not known, which cannot start one.
+    DroppedNoFlow = 30, "dropped_no_flow";
+    /// Dropped: the packet could not be rewritten (out of memory, or it is shorter than it says).
+    DroppedRewrite = 31, "dropped_rewrite_failed";
+    /// Dropped: more answers of refusal than the limit of this second.
+    DroppedRefusalLimit = 32, "dropped_refusal_limit";
 }
 
 /// How many entries the map `counters` has: more than [`Counter::ALL`], so that a new reason needs no new map.

@@ -15,18 +15,24 @@ pub mod affinity;
 pub mod backend;
 pub mod check;
 pub mod counter;
+pub mod device;
 pub mod event;
+pub mod flow;
 pub mod names;
 pub mod service;
+pub mod settings;
 pub mod socket;
 pub mod source_range;
 
 pub use addr::{Address, Ipv4Be, Ipv6Be, PortBe};
 pub use affinity::{AffinityKey, AffinityValue};
-pub use backend::{BackendId, BackendValue};
+pub use backend::{BackendFlags, BackendId, BackendValue};
 pub use counter::Counter;
+pub use device::DeviceValue;
 pub use event::{Hook, SocketEvent, Verdict};
+pub use flow::{FlowFlags, FlowKey, FlowPlace, FlowState, FlowValue, FragmentKey, FragmentValue, Way};
 pub use service::{Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue};
+pub use settings::{PacketSettings, SocketLb};
 pub use socket::{SocketPeer, TranslatedSocket, UDP_FLOWS_PER_SOCKET, UdpFlow, UdpFlows};
 pub use source_range::SourceRangeKey;
 
@@ -59,6 +65,21 @@ pub const SOCKET_SCHEMA_HASH: u32 = {
     hash
 };
 
+/// Like [`SCHEMA_HASH`], for the connection table of the packet path.
+pub const FLOW_SCHEMA_HASH: u32 = {
+    let mut hash = layout::fold(layout::SEED, ABI_VERSION);
+    hash = layout::fold(hash, <FlowKey<Ipv4Be>>::SCHEMA);
+    hash = layout::fold(hash, <FlowKey<Ipv6Be>>::SCHEMA);
+    hash = layout::fold(hash, FlowPlace::SCHEMA);
+    hash = layout::fold(hash, <FlowValue<Ipv4Be>>::SCHEMA);
+    hash = layout::fold(hash, <FlowValue<Ipv6Be>>::SCHEMA);
+    hash = layout::fold(hash, <FragmentKey<Ipv4Be>>::SCHEMA);
+    hash = layout::fold(hash, <FragmentKey<Ipv6Be>>::SCHEMA);
+    hash = layout::fold(hash, FragmentValue::SCHEMA);
+    hash = layout::fold(hash, DeviceValue::SCHEMA);
+    hash
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +89,6 @@ mod tests {
     #[test]
     fn a_changed_layout_is_noticed() {
         assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 3_647_009_027, 3_094_713_009));
+        assert_eq!(FLOW_SCHEMA_HASH, 3_434_418_915);
     }
 }

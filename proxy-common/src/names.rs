@@ -24,10 +24,29 @@ pub const UDP_FLOWS: &str = "udp_flows";
 pub const COUNTERS: &str = "counters";
 /// Map `events`: ring buffer of [`crate::SocketEvent`].
 pub const EVENTS: &str = "events";
+/// Map `flow_keys4`: hash, [`crate::FlowKey`] to [`crate::FlowPlace`].
+pub const FLOW_KEYS4: &str = "flow_keys4";
+/// Map `flow_keys6`.
+pub const FLOW_KEYS6: &str = "flow_keys6";
+/// Map `flows4`: array of [`crate::FlowValue`].
+pub const FLOWS4: &str = "flows4";
+/// Map `flows6`.
+pub const FLOWS6: &str = "flows6";
+/// Map `fragments4`: LRU hash, [`crate::FragmentKey`] to [`crate::FragmentValue`].
+pub const FRAGMENTS4: &str = "fragments4";
+/// Map `fragments6`.
+pub const FRAGMENTS6: &str = "fragments6";
+/// Map `devices`: hash, device index to [`crate::DeviceValue`].
+pub const DEVICES: &str = "devices";
+/// Map `packet_only`: hash, cookie of a network namespace whose sockets are not translated to 1 (`u8`).
+pub const PACKET_ONLY: &str = "packet_only";
 
-/// Programs, each with the same name as its hook; the pinned link has this name too.
+/// Programs at the cgroup, each with the same name as its hook; the pinned link has this name too.
 pub const PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+
+/// Programs on network devices. Node devices lead out of the node, pod devices into a pod, `lo` to the host itself.
+pub const DEVICE_PROGRAMS: [&str; 4] = ["node_ingress", "node_egress", "pod_ingress", "pod_egress"];
 
 /// Iterator program that lists the sockets of `sock_peers` to the agent; not attached to a hook, not pinned.
 pub const LIST_SOCKETS: &str = "list_sockets";
@@ -36,6 +55,11 @@ pub const LIST_SOCKETS: &str = "list_sockets";
 pub const GLOBAL_HOST_NETNS: &str = "HOST_NETNS_COOKIE";
 /// Read-only global of the programs: 1 to send an event for each decision (`u8`).
 pub const GLOBAL_MONITOR: &str = "MONITOR";
+
+/// Read-only global: whose sockets are translated, see [`crate::settings::SocketLb`] (`u32`).
+pub const GLOBAL_SOCKET_LB: &str = "SOCKET_LB";
+/// Read-only global: [`crate::settings::PacketSettings`].
+pub const GLOBAL_PACKET: &str = "PACKET";
 
 /// Default capacity of `services4` and of `services6`, in records.
 pub const DEFAULT_SERVICES: u32 = 262_144;
@@ -47,6 +71,17 @@ pub const DEFAULT_BACKENDS: u32 = 262_144;
 pub const DEFAULT_AFFINITY: u32 = 65_536;
 /// Default capacity of `source_ranges`, in prefixes.
 pub const DEFAULT_SOURCE_RANGES: u32 = 65_536;
+/// Default capacity of `flows4` and of `flows6`, in flows: what kube-proxy asks of nf_conntrack at least
+/// (`conntrack.min`).
+pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Keys of a flow: one for each direction.
+pub const KEYS_PER_FLOW: u32 = 2;
+/// Capacity of `fragments4` and of `fragments6`, in datagrams.
+pub const FRAGMENTS: u32 = 8_192;
+/// Capacity of `devices`.
+pub const DEVICES_MAX: u32 = 4_096;
+/// Capacity of `packet_only`.
+pub const PACKET_ONLY_MAX: u32 = 4_096;
 /// Size of `events` in bytes.
 pub const EVENTS_BYTES: u32 = 262_144;
 

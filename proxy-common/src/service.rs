@@ -32,8 +32,8 @@ pub enum Scope {
 shared_struct! {
     /// Key of `services4` / `services6`.
     ///
-    /// An *address record* has port 0 and protocol 0. It exists for every address that has at least one frontend,
-    /// so that traffic to any other address costs one failed look-up.
+    /// An *address record* has port 0, protocol 0 and scope [`Scope::Internal`]. It exists for every address that has at
+    /// least one frontend of either scope, so that traffic to any other address costs one failed look-up.
     pub struct ServiceKey<A: Address> for [Ipv4Be, Ipv6Be] {
         /// The frontend's address.
         pub address: A,

@@ -59,6 +59,7 @@ fn service(index: u32) -> (ObjectName, DesiredService) {
     let backend = |n: u32| Backend {
         address: u32::to_be_bytes(0x0af4_0000 + index * ENDPOINTS + n).into(),
         port: 8080,
+        local: false,
     };
     let cluster: std::collections::BTreeSet<Backend> = (0..ENDPOINTS).map(backend).collect();
     let port = DesiredServicePort {

@@ -63,7 +63,10 @@ fn tiered(
 }
 
 fn select(endpoints: &Endpoints, wanted: impl Fn(&Endpoint) -> bool) -> BTreeSet<Backend> {
-    endpoints.iter().filter(|(_, endpoint)| wanted(endpoint)).map(|(backend, _)| *backend).collect()
+    let chosen = endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
+    chosen
+        .map(|((address, port), found)| Backend { address: *address, port: *port, local: found.local })
+        .collect()
 }
 
 enum Topology {

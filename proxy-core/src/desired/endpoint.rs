@@ -13,7 +13,7 @@ use super::{
     address::{parse_address, special_class},
     field::{Report, port_message, port_number, protocol},
     node::NodeView,
-    types::{Backend, Family, Warning, WarningReason},
+    types::{Family, Warning, WarningReason},
 };
 use crate::model::{EndpointObject, SliceObject, SlicePort};
 
@@ -79,8 +79,8 @@ pub(super) enum Hint {
     Here,
 }
 
-/// The endpoints of one port in one family.
-pub(super) type Endpoints = BTreeMap<Backend, Endpoint>;
+/// The endpoints of one port in one family, by address and target port.
+pub(super) type Endpoints = BTreeMap<(IpAddr, u16), Endpoint>;
 
 /// The endpoints of a Service by family, port name and protocol.
 #[derive(Debug, Default)]
@@ -118,7 +118,7 @@ impl<'a> EndpointMap<'a> {
         let of_family = self.ports.iter().filter(|((port_family, ..), _)| *port_family == family);
         let endpoints = of_family.flat_map(|(_, endpoints)| endpoints);
         let ready = endpoints.filter(|(_, endpoint)| endpoint.local && endpoint.is_ready());
-        ready.map(|(backend, _)| backend.address).collect()
+        ready.map(|((address, _), _)| *address).collect()
     }
 
     fn add(&mut self, slice: &'a SliceObject, node: &NodeView, report: &mut Report<'_>) {
@@ -130,7 +130,7 @@ impl<'a> EndpointMap<'a> {
             let Some((name, protocol, port)) = read_port(index, slice_port, report) else { continue };
             let group = self.ports.entry((family, name, protocol)).or_default();
             for (address, endpoint) in &endpoints {
-                let held = group.entry(Backend { address: *address, port }).or_insert(*endpoint);
+                let held = group.entry((*address, port)).or_insert(*endpoint);
                 *held = (*held).max(*endpoint);
             }
         }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::{
     address::{parse_address, special_class},
     field::Report,
-    settings::Settings,
+    settings::{NodePortAddresses, Settings},
     types::{Family, Warning},
 };
 use crate::model::{NodeObject, ObjectName};
@@ -35,6 +35,9 @@ impl NodeView {
     ) -> (Self, Vec<Warning>) {
         let mut warnings = Vec::new();
         let mut addresses = node.map_or_else(BTreeSet::new, |node| status_addresses(node, &mut warnings));
+        if settings.node_port_addresses == NodePortAddresses::Primary {
+            addresses.clear();
+        }
         addresses.extend(
             devices.iter().map(IpAddr::to_canonical).filter(|address| special_class(*address).is_none()),
         );
@@ -81,7 +84,7 @@ fn status_addresses(node: &NodeObject, warnings: &mut Vec<Warning>) -> BTreeSet<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{desired::NodePortAddresses, model::NodeAddress};
+    use crate::model::NodeAddress;
 
     fn node(addresses: &[(&str, &str)]) -> NodeObject {
         let entry = |(kind, address): &(&str, &str)| NodeAddress {
@@ -131,5 +134,14 @@ mod tests {
             Some(vec!["198.51.100.4".to_owned()])
         );
         assert_eq!(texts(&NodeView::new(&settings, None, &BTreeSet::new()).0), None);
+    }
+
+    #[test]
+    fn only_what_the_devices_have_is_primary() {
+        let settings = Settings { node_port_addresses: NodePortAddresses::Primary, ..Settings::default() };
+        let node = node(&[("InternalIP", "192.0.2.1"), ("ExternalIP", "203.0.113.1")]);
+        let devices = BTreeSet::from(["192.0.2.7".parse().unwrap()]);
+        let view = NodeView::new(&settings, Some(&node), &devices).0;
+        assert_eq!(texts(&view), Some(vec!["192.0.2.7".to_owned()]));
     }
 }

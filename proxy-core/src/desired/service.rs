@@ -2,6 +2,8 @@
 //!
 //! Must not know other Services.
 
+use std::net::SocketAddr;
+
 use super::{
     categorize::{Categorized, categorize},
     endpoint::EndpointMap,
@@ -33,11 +35,10 @@ pub fn desired_service<'a>(
         return DesiredService { warnings, ..DesiredService::default() };
     };
     let endpoints = EndpointMap::merge(slices, node, &mut warnings);
-    let mut ports = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        if spec.cluster_ip(family).is_some() {
-            ports.extend(family_ports(service, &spec, family, (&endpoints, node), &mut warnings));
-        }
+    let families = [Family::V4, Family::V6].into_iter().filter(|family| spec.cluster_ip(*family).is_some());
+    let mut ports = Vec::with_capacity(spec.ports.len() * families.clone().count());
+    for family in families {
+        ports.extend(family_ports(service, &spec, family, (&endpoints, node), &mut warnings));
     }
     ports.sort_unstable_by(|a, b| (&a.name, a.family).cmp(&(&b.name, b.family)));
     warnings.sort_unstable();
@@ -94,7 +95,7 @@ pub(super) fn conflict(
     let (what, remedy) = match frontend.kind {
         FrontendKind::NodePort => (format!("node port {port}/{protocol}"), "choose another node port"),
         FrontendKind::ClusterIp | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
-            let address = super::types::Backend { address: frontend.key.address, port };
+            let address = SocketAddr::new(frontend.key.address, port);
             (format!("{address}/{protocol}"), "choose another address or port")
         }
     };

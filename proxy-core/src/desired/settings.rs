@@ -25,6 +25,8 @@ pub enum NodePortAddresses {
     /// Every address of the node.
     #[default]
     All,
+    /// Those that its devices are told to have, whatever the Node object says: only the primary ones are told then.
+    Primary,
     /// The addresses of the node inside one of these networks.
     Within(Vec<IpNetwork>),
 }
@@ -33,7 +35,7 @@ impl NodePortAddresses {
     /// Whether NodePorts are served on `address`.
     pub fn admits(&self, address: IpAddr) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Primary => true,
             Self::Within(networks) => networks.iter().any(|network| network.contains(address)),
         }
     }

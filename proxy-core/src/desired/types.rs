@@ -108,13 +108,15 @@ pub struct Frontend {
     pub source_ranges: Vec<IpNetwork>,
 }
 
-/// An address and port that a client is sent to.
+/// An address and port that a client is sent to. A list names each only once, with the one locality that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
     /// The endpoint's address.
     pub address: IpAddr,
     /// The endpoint's target port.
     pub port: u16,
+    /// It is on this node, as the Service's own slices say: what another Service's slices say is that one's affair.
+    pub local: bool,
 }
 
 /// The backends of one ServicePort in one family.

@@ -20,9 +20,11 @@ impl Planner {
             scope: Scope::Internal as u8,
         };
         let Realised::Whole(value) = self.records.realised(&key) else { return false };
-        let wanted = BackendKey { address: backend.ip(), port: backend.port(), protocol: protocol as u8 };
         let table = self.backends.get(key.family());
-        self.offered(&value).iter().any(|id| table.key(*id) == Some(wanted))
+        let is_it = |held: BackendKey| {
+            (held.address, held.port, held.protocol) == (backend.ip(), backend.port(), protocol as u8)
+        };
+        self.offered(&value).iter().any(|id| table.key(*id).is_some_and(is_it))
     }
 
     /// Whether a write, before it is committed, takes a frontend a backend that flows may have: it deletes a record, or

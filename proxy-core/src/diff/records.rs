@@ -155,7 +155,7 @@ impl Records {
         let was_wanted = mem::replace(&mut frontend.wanted, true);
         let owned_address = mem::replace(&mut frontend.owns_address, owns_address);
         let was_doomed = self.doomed.remove(&key);
-        self.change_address(&key, |address| {
+        self.change_address(key.address_record(), |address| {
             if was_wanted {
                 address.count_wanted(owned_address, u32::saturating_sub);
             }
@@ -175,7 +175,7 @@ impl Records {
         if !realised {
             self.remove_frontend(&key);
         }
-        self.change_address(&key, |address| {
+        self.change_address(key.address_record(), |address| {
             if was_wanted {
                 address.count_wanted(owned_address, u32::saturating_sub);
             }
@@ -200,14 +200,15 @@ impl Records {
         if !is && !is_wanted {
             self.remove_frontend(&key);
         }
-        self.change_address(&key, |address| {
+        self.change_address(key.address_record(), |address| {
             address.present = address.present.saturating_add(is.into()).saturating_sub(was.into());
             address.doomed = address.doomed.saturating_sub(was_doomed.into());
         });
         before
     }
 
-    /// The kernel holds this for an address now.
+    /// The kernel holds this for an address now. Of the address records that a predecessor may have left, those that are
+    /// not where frontends look are nobody's.
     pub(super) fn realise_address(&mut self, key: RecordKey, now: Realised) {
         let now = match now {
             Realised::Absent => RealisedAddress::Absent,
@@ -218,7 +219,7 @@ impl Records {
             }
             Realised::Whole(_) | Realised::Torn => RealisedAddress::Torn,
         };
-        self.change_address(&key, |address| address.realised = now);
+        self.change_address(key, |address| address.realised = now);
     }
 
     /// The frontends to delete.
@@ -247,8 +248,7 @@ impl Records {
         }
     }
 
-    fn change_address(&mut self, key: &RecordKey, change: impl FnOnce(&mut Address)) {
-        let key = key.address_record();
+    fn change_address(&mut self, key: RecordKey, change: impl FnOnce(&mut Address)) {
         if !self.addresses.contains_key(&key) {
             self.count(key.family(), u32::saturating_add);
         }

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use proxy_common::{BackendId, BackendValue, Ipv4Be, Ipv6Be, PortBe, Protocol};
+use proxy_common::{Address, BackendFlags, BackendId, BackendValue, Ipv4Be, Ipv6Be, PortBe, Protocol};
 
 use crate::{
     desired::{Backend, Family},
@@ -15,6 +15,9 @@ use crate::{
 };
 
 /// What identifies a backend in the kernel, apart from its id. Services share backends.
+///
+/// The flags are part of it: a place is never rewritten under its readers, and Services whose slices disagree on where
+/// an address is have a place each, so that a wrong `nodeName` harms only its own Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendKey {
     /// The endpoint's address.
@@ -23,35 +26,41 @@ pub struct BackendKey {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// See [`BackendFlags`].
+    pub flags: BackendFlags,
 }
 
 impl BackendKey {
     /// The key of a desired backend.
     pub fn new(backend: Backend, protocol: Protocol) -> Self {
-        Self { address: backend.address, port: backend.port, protocol: protocol as u8 }
+        let flags = BackendFlags(if backend.local { BackendFlags::LOCAL } else { 0 });
+        Self { address: backend.address, port: backend.port, protocol: protocol as u8, flags }
     }
 
     /// What a place of `backends4` holds; `None` if that is no whole record.
     pub fn of_v4(id: BackendId, value: &BackendValue<Ipv4Be>) -> Option<Self> {
-        let address = IpAddr::V4(Ipv4Addr::from(value.address));
-        value.is_whole(id).then(|| Self { address, port: value.port.to_host(), protocol: value.protocol })
+        value.is_whole(id).then(|| Self::of(IpAddr::V4(Ipv4Addr::from(value.address)), value))
     }
 
     /// What a place of `backends6` holds; `None` if that is no whole record.
     pub fn of_v6(id: BackendId, value: &BackendValue<Ipv6Be>) -> Option<Self> {
-        let address = IpAddr::V6(Ipv6Addr::from(value.address));
-        value.is_whole(id).then(|| Self { address, port: value.port.to_host(), protocol: value.protocol })
+        value.is_whole(id).then(|| Self::of(IpAddr::V6(Ipv6Addr::from(value.address)), value))
+    }
+
+    fn of<A: Address>(address: IpAddr, value: &BackendValue<A>) -> Self {
+        Self { address, port: value.port.to_host(), protocol: value.protocol, flags: value.flags() }
     }
 
     /// The write that puts the backend into place `id`.
     pub fn put(&self, id: BackendId) -> BackendOp {
-        let port = PortBe::from_host(self.port);
-        match self.address {
+        let Self { address, port, protocol, flags } = *self;
+        let port = PortBe::from_host(port);
+        match address {
             IpAddr::V4(address) => {
-                BackendOp::V4(id, BackendValue::sealed(id, address.into(), port, self.protocol))
+                BackendOp::V4(id, BackendValue::sealed_with(flags, id, address.into(), port, protocol))
             }
             IpAddr::V6(address) => {
-                BackendOp::V6(id, BackendValue::sealed(id, address.into(), port, self.protocol))
+                BackendOp::V6(id, BackendValue::sealed_with(flags, id, address.into(), port, protocol))
             }
         }
     }
@@ -116,10 +125,13 @@ mod tests {
             ("::ffff:10.0.0.1", Family::V6, "[::ffff:10.0.0.1]:8080"),
         ];
         for (address, family, text) in cases {
-            let key = BackendKey { address: address.parse().unwrap(), port: 8080, protocol: 17 };
-            let op = key.put(9);
-            assert_eq!((op.family(), op.id(), op.key(), op.is_clear()), (family, 9, Some(key), false));
-            assert_eq!(key.to_string(), text);
+            for local in [false, true] {
+                let backend = Backend { address: address.parse().unwrap(), port: 8080, local };
+                let key = BackendKey::new(backend, Protocol::Udp);
+                let op = key.put(9);
+                assert_eq!((op.family(), op.id(), op.key(), op.is_clear()), (family, 9, Some(key), false));
+                assert_eq!((key.to_string(), key.flags.has(BackendFlags::LOCAL)), (text.to_owned(), local));
+            }
         }
     }
 
@@ -134,7 +146,8 @@ mod tests {
     #[test]
     fn a_torn_place_holds_no_backend() {
         let BackendOp::V4(id, value) =
-            BackendKey { address: [10, 0, 0, 1].into(), port: 80, protocol: 6 }.put(4)
+            BackendKey::new(Backend { address: [10, 0, 0, 1].into(), port: 80, local: false }, Protocol::Tcp)
+                .put(4)
         else {
             unreachable!()
         };

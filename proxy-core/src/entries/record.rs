@@ -55,9 +55,10 @@ pub(crate) enum RecordKind {
 }
 
 impl RecordKey {
-    /// The key of the address record that this key's lookup meets first.
+    /// The key of the address record that this key's lookup meets first. Both scopes share it: whose client it is, is
+    /// asked only when the address is known to be ours.
     pub fn address_record(&self) -> Self {
-        Self { port: 0, protocol: 0, ..*self }
+        Self { port: 0, protocol: 0, scope: Scope::Internal as u8, ..*self }
     }
 
     pub(crate) fn kind(&self) -> RecordKind {
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn keepers_follow_the_selectable_and_are_not_among_them() {
-        let backend = |address: &str| Backend { address: address.parse().unwrap(), port: 80 };
+        let backend = |address: &str| Backend { address: address.parse().unwrap(), port: 80, local: false };
         let (a, b, c) = (backend("10.0.0.1"), backend("10.0.0.2"), backend("fd00::1"));
         let lists = BackendLists { cluster: [b, a].into(), local: [c].into(), keep: [a, b, c].into() };
         assert_eq!(list(&lists, ListKind::Cluster, Family::V4), (vec![a, b], vec![]));

@@ -292,7 +292,7 @@ mod tests {
         cluster: &[u8],
         keep: &[u8],
     ) -> DesiredService {
-        let backend = |last: &u8| Backend { address: [10, 244, 0, *last].into(), port: 53 };
+        let backend = |last: &u8| Backend { address: [10, 244, 0, *last].into(), port: 53, local: false };
         let name = ServicePortName {
             service: ObjectName::new("kube-system", "dns"),
             port_name: String::new(),
@@ -402,7 +402,8 @@ mod tests {
 
     #[test]
     fn ipv6_addresses_stand_in_brackets() {
-        let key = BackendKey { address: "fd00::5".parse().unwrap(), port: 53, protocol: 17 };
+        let backend = Backend { address: "fd00::5".parse().unwrap(), port: 53, local: true };
+        let key = BackendKey::new(backend, Protocol::Udp);
         let BackendOp::V6(id, value) = key.put(3) else { unreachable!() };
         let line = FrontendLine {
             key: RecordKey::from(&frontend("fd01::a", 53, Scope::Internal).key),

@@ -177,10 +177,13 @@ impl BackendTable {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::BackendFlags;
+
     use super::*;
 
     fn key(last: u8) -> BackendKey {
-        BackendKey { address: [10, 244, 0, last].into(), port: 8080, protocol: 6 }
+        let address = [10, 244, 0, last].into();
+        BackendKey { address, port: 8080, protocol: 6, flags: BackendFlags::default() }
     }
 
     #[test]

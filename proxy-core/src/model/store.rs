@@ -44,14 +44,16 @@ pub enum Event {
 }
 
 /// The model. Cost of an event is proportional to the event.
+///
+/// Large objects are boxed: the nodes of a tree and a table are a third to a half empty.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     /// See [`Store::new`].
     proxy_name: Option<String>,
-    services: BTreeMap<ObjectName, ServiceObject>,
-    slices: HashMap<ObjectName, SliceObject>,
-    /// Slice names by the Service they belong to.
-    by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    services: BTreeMap<ObjectName, Box<ServiceObject>>,
+    slices: HashMap<ObjectName, Box<SliceObject>>,
+    /// Slice names by the Service they belong to, sorted. Nearly every Service has one slice in each family.
+    by_service: BTreeMap<ObjectName, Vec<ObjectName>>,
     node: Option<NodeObject>,
     addresses: BTreeSet<IpAddr>,
     listed: BTreeSet<Source>,
@@ -82,10 +84,10 @@ impl Store {
     /// and slices that name no Service count as absent, so that a change of these labels adds or removes the object.
     pub fn apply(&mut self, event: Event) {
         match event {
-            Event::ServiceApplied(service) => self.apply_service(*service),
+            Event::ServiceApplied(service) => self.apply_service(service),
             Event::ServiceDeleted(name) => self.delete_service(&name),
             Event::ServicesListed(services) => self.list_services(services),
-            Event::SliceApplied(slice) => self.apply_slice(*slice),
+            Event::SliceApplied(slice) => self.apply_slice(slice),
             Event::SliceDeleted(name) => self.delete_slice(&name),
             Event::SlicesListed(slices) => self.list_slices(slices),
             Event::Node(node) => self.set_node(node),
@@ -110,17 +112,22 @@ impl Store {
 
     /// Every Service, by name.
     pub fn services(&self) -> impl Iterator<Item = &ServiceObject> {
-        self.services.values()
+        self.services.values().map(Box::as_ref)
     }
 
     /// One Service.
     pub fn service(&self, name: &ObjectName) -> Option<&ServiceObject> {
-        self.services.get(name)
+        self.services.get(name).map(Box::as_ref)
     }
 
     /// The slices of a Service, by slice name.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &SliceObject> {
-        self.by_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+        self.by_service
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.slices.get(name))
+            .map(Box::as_ref)
     }
 
     /// The agent's Node, if known.
@@ -146,7 +153,7 @@ impl Store {
         proxy_name == self.proxy_name.as_ref() && !headless_label
     }
 
-    fn apply_service(&mut self, service: ServiceObject) {
+    fn apply_service(&mut self, service: Box<ServiceObject>) {
         if !self.is_ours(service.proxy_name.as_ref(), service.headless_label) {
             self.delete_service(&service.name);
         } else if self.services.get(&service.name) != Some(&service) {
@@ -163,8 +170,8 @@ impl Store {
 
     /// An object that the list names twice counts as the last one says.
     fn list_services(&mut self, services: Vec<ServiceObject>) {
-        let last: BTreeMap<ObjectName, ServiceObject> =
-            services.into_iter().map(|service| (service.name.clone(), service)).collect();
+        let boxed = services.into_iter().map(Box::new);
+        let last: BTreeMap<ObjectName, _> = boxed.map(|service| (service.name.clone(), service)).collect();
         let gone: Vec<ObjectName> =
             self.services.keys().filter(|name| !last.contains_key(*name)).cloned().collect();
         gone.iter().for_each(|name| self.delete_service(name));
@@ -172,7 +179,7 @@ impl Store {
         self.listed.insert(Source::Services);
     }
 
-    fn apply_slice(&mut self, slice: SliceObject) {
+    fn apply_slice(&mut self, slice: Box<SliceObject>) {
         let ours = self.is_ours(slice.proxy_name.as_ref(), slice.headless_label);
         let Some(service) = service_of(&slice).filter(|_| ours) else {
             return self.delete_slice(&slice.name);
@@ -182,7 +189,11 @@ impl Store {
         }
         self.delete_slice(&slice.name);
         self.touch(&service);
-        self.by_service.entry(service).or_default().insert(slice.name.clone());
+        let names = self.by_service.entry(service).or_default();
+        if let Err(place) = names.binary_search(&slice.name) {
+            names.reserve_exact(1);
+            names.insert(place, slice.name.clone());
+        }
         self.slices.insert(slice.name.clone(), slice);
     }
 
@@ -190,7 +201,7 @@ impl Store {
         let Some(slice) = self.slices.remove(name) else { return };
         let Some(service) = service_of(&slice) else { return };
         if let Some(names) = self.by_service.get_mut(&service) {
-            names.remove(name);
+            names.retain(|other| other != name);
             if names.is_empty() {
                 self.by_service.remove(&service);
             }
@@ -199,8 +210,8 @@ impl Store {
     }
 
     fn list_slices(&mut self, slices: Vec<SliceObject>) {
-        let last: BTreeMap<ObjectName, SliceObject> =
-            slices.into_iter().map(|slice| (slice.name.clone(), slice)).collect();
+        let boxed = slices.into_iter().map(Box::new);
+        let last: BTreeMap<ObjectName, _> = boxed.map(|slice| (slice.name.clone(), slice)).collect();
         let gone: Vec<ObjectName> =
             self.slices.keys().filter(|name| !last.contains_key(*name)).cloned().collect();
         gone.iter().for_each(|name| self.delete_slice(name));

@@ -10,7 +10,9 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use proxy_common::{BackendId, BackendValue, Ipv4Be, Ipv6Be, PortBe, ServiceKey, ServiceValue};
+use proxy_common::{
+    Address, BackendFlags, BackendId, BackendValue, Ipv4Be, Ipv6Be, PortBe, Scope, ServiceKey, ServiceValue,
+};
 use proxy_core::{
     desired::{Backend, Family, FrontendKey},
     diff::{BackendOp, Capacities, Epoch, MapOp, RealisedDump, ServiceOp},
@@ -27,8 +29,8 @@ pub struct Key {
 
 /// A place for a backend.
 type Slot = (Family, BackendId);
-/// Address, port and protocol of a backend.
-type Content = (IpAddr, u16, u8);
+/// A backend and its protocol.
+type Content = (Backend, u8);
 /// A record as a reader may have copied it.
 type Copied = (Key, ServiceValue);
 
@@ -60,7 +62,7 @@ impl Key {
     }
 
     pub fn address_record(&self) -> Self {
-        Self { port: 0, protocol: 0, ..*self }
+        Self { port: 0, protocol: 0, scope: Scope::Internal as u8, ..*self }
     }
 
     pub fn family(&self) -> Family {
@@ -162,9 +164,9 @@ impl Kernel {
                     .backends
                     .get(&slot)
                     .unwrap_or_else(|| panic!("{key:?} leads to the free place {slot:?}"));
-                let (address, port, protocol) = content(*op).1.expect("a place in use");
+                let (backend, protocol) = content(*op).1.expect("a place in use");
                 assert_eq!(protocol, key.protocol, "{key:?} leads to {op:?}");
-                Backend { address, port }
+                backend
             })
             .collect();
         let (chosen, kept) = all.split_at(value.ring_len as usize);
@@ -176,8 +178,8 @@ impl Kernel {
         let mut all: BTreeMap<_, BTreeSet<BackendId>> = BTreeMap::new();
         for (key, value) in &self.services {
             for slot in slots(&self.ring, *key, value) {
-                let (address, port, protocol) = content(self.backends[&slot]).1.expect("a place in use");
-                all.entry((slot.0, protocol, Backend { address, port })).or_default().insert(slot.1);
+                let (backend, protocol) = content(self.backends[&slot]).1.expect("a place in use");
+                all.entry((slot.0, protocol, backend)).or_default().insert(slot.1);
             }
         }
         all
@@ -341,20 +343,19 @@ fn content(op: BackendOp) -> (Slot, Option<Content>) {
         BackendOp::V4(id, BackendValue::<Ipv4Be>::FREE) => ((Family::V4, id), None),
         BackendOp::V6(id, BackendValue::<Ipv6Be>::FREE) => ((Family::V6, id), None),
         BackendOp::V4(id, value) => {
-            assert!(value.is_whole(id) && value.weight == 1, "{op:?}");
-            (
-                (Family::V4, id),
-                Some((Ipv4Addr::from(value.address).into(), value.port.to_host(), value.protocol)),
-            )
+            ((Family::V4, id), Some(backend(id, Ipv4Addr::from(value.address).into(), &value)))
         }
         BackendOp::V6(id, value) => {
-            assert!(value.is_whole(id) && value.weight == 1, "{op:?}");
-            (
-                (Family::V6, id),
-                Some((Ipv6Addr::from(value.address).into(), value.port.to_host(), value.protocol)),
-            )
+            ((Family::V6, id), Some(backend(id, Ipv6Addr::from(value.address).into(), &value)))
         }
     }
+}
+
+fn backend<A: Address + std::fmt::Debug>(id: BackendId, address: IpAddr, value: &BackendValue<A>) -> Content {
+    assert!(value.is_whole(id) && value.weight == 1, "{value:?}");
+    assert!([0, BackendFlags::LOCAL].contains(&value.flags), "{value:?}");
+    let local = value.flags().has(BackendFlags::LOCAL);
+    (Backend { address, port: value.port.to_host(), local }, value.protocol)
 }
 
 /// Key and value of a write. Checks the check word.

@@ -354,9 +354,10 @@ fn endpoints(
                 if Family::of(address) != family || !may_be_backend(address) {
                     continue;
                 }
+                let local = endpoint.node_name.as_deref() == Some(&view.settings.node_name);
                 all.push(Endpoint {
-                    backend: Backend { address, port: number },
-                    local: endpoint.node_name.as_deref() == Some(&view.settings.node_name),
+                    backend: Backend { address, port: number, local },
+                    local,
                     ready: endpoint.ready.unwrap_or(true),
                     serving: endpoint.serving.unwrap_or(true),
                     terminating: endpoint.terminating.unwrap_or(false),
@@ -406,7 +407,8 @@ fn without_copies(all: Vec<Endpoint>, node: &str, zone: Option<&str>) -> Vec<End
     };
     let mut kept: Vec<Endpoint> = vec![];
     for endpoint in all {
-        match kept.iter_mut().find(|other| other.backend == endpoint.backend) {
+        let place = |one: &Endpoint| (one.backend.address, one.backend.port);
+        match kept.iter_mut().find(|other| place(other) == place(&endpoint)) {
             Some(other) if worth(&endpoint) > worth(other) => *other = endpoint,
             Some(_) => {}
             None => kept.push(endpoint),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::{ServiceFlags, ServiceValue};
+use proxy_common::{Scope, ServiceFlags, ServiceValue};
 use proxy_core::{
     desired::{
         Backend, DesiredService, Engine, Family, FrontendKey, FrontendKind, ServicePortName, Settings,
@@ -37,6 +37,9 @@ pub struct Agent {
     /// is: whoever now has a record's frontend takes it over; the ClusterIP decides which of several ids a ServicePort
     /// takes, unless another ServicePort now has a frontend with that id.
     restarted: bool,
+    /// Frontends of refused Services that have passed for another Service's since the restart, and that nobody has
+    /// written since: the planner ends them with that one.
+    mistaken: BTreeSet<Key>,
     /// Services that were deleted since the last whole plan, or refused since a restart: they come as new ones.
     gone: BTreeSet<ObjectName>,
     /// Services refused by the last plan.
@@ -60,6 +63,7 @@ impl Agent {
             epochs: vec![],
             is_spoilt: false,
             restarted: false,
+            mistaken: BTreeSet::new(),
             gone: BTreeSet::new(),
             refused: BTreeSet::new(),
         }
@@ -101,7 +105,9 @@ impl Agent {
             );
             assert!(self.dirty.contains_key(&refusal.service), "{refusal:?}");
         }
-        let target = self.target(plan);
+        let wanted = self.wanted();
+        self.note_mistaken(&wanted);
+        let target = self.target(plan, wanted);
         for (index, op) in plan.ops.iter().enumerate() {
             if fault == Some(index) {
                 return false;
@@ -113,6 +119,9 @@ impl Agent {
         self.published = target;
         self.is_spoilt = false;
         self.restarted &= !self.refused.is_empty();
+        if !self.restarted {
+            self.mistaken.clear();
+        }
         self.gone = if self.is_guessing() { self.refused.clone() } else { BTreeSet::new() };
         self.dirty.retain(|name, _| self.refused.contains(name));
         true
@@ -122,10 +131,9 @@ impl Agent {
     ///
     /// The maps do not say which Service a record belongs to: of a Service that is refused after a restart, frontends
     /// that its new version no longer names may go. So may those of a ServicePort whose ClusterIP another Service has
-    /// now: ClusterIPs do not change hands, so its records look like that one's, and must not lead to its backends.
-    fn target(&self, plan: &Plan) -> Target {
-        let Expected { frontends, .. } = told(&self.engine.all());
-        let wanted: Target = frontends.into_iter().map(|(key, answer)| (Key::from(key), answer)).collect();
+    /// now, or had in the meantime: ClusterIPs do not change hands, so its records look like that one's, and must not
+    /// lead to its backends.
+    fn target(&self, plan: &Plan, wanted: Target) -> Target {
         let is_refused = |answer: &Answer| self.refused.contains(&answer.owner.service);
         let deleted = |key: &Key| {
             let mut deleted = plan.ops.iter().filter_map(|op| match op {
@@ -137,12 +145,28 @@ impl Agent {
         let may_go = |key: &Key, answer: &Answer| {
             let service = &answer.owner.service;
             let is_named = wanted.get(key).is_some_and(|one| one.owner.service == *service);
-            self.restarted && deleted(key) && (!is_named || self.looks_like_anothers(key, service, &wanted))
+            self.restarted && deleted(key) && (!is_named || self.mistaken.contains(key))
         };
         let had = self.published.iter().filter(|(key, answer)| is_refused(answer) && !may_go(key, answer));
         let mut target: Target = had.map(|(key, answer)| (*key, answer.clone())).collect();
         target.extend(wanted.into_iter().filter(|(_, answer)| !is_refused(answer)));
         target
+    }
+
+    /// What the engine wants.
+    fn wanted(&self) -> Target {
+        let Expected { frontends, .. } = told(&self.engine.all());
+        by_key(frontends)
+    }
+
+    fn note_mistaken(&mut self, wanted: &Target) {
+        if !self.is_guessing() {
+            return;
+        }
+        let had = self.published.iter().filter(|(_, answer)| self.refused.contains(&answer.owner.service));
+        let mistaken =
+            had.filter(|(key, answer)| self.looks_like_anothers(key, &answer.owner.service, wanted));
+        self.mistaken.extend(mistaken.map(|(key, _)| *key).collect::<Vec<_>>());
     }
 
     /// Whether the record has the service id of a ClusterIP that another Service has now.
@@ -187,10 +211,21 @@ impl Agent {
             }
         }
         self.kernel.apply(op);
+        if matches!(op, MapOp::Service(_)) && !self.is_spoilt {
+            self.assert_addresses_are_found();
+        }
         let judges =
             matches!(op, MapOp::Service(_) | MapOp::DeleteSourceRange { .. } | MapOp::PutSourceRange { .. });
         if judges && !self.is_spoilt && !self.restarted {
             self.assert_ranges_hold(target);
+        }
+    }
+
+    /// A packet's destination is looked up among the addresses first, in the one scope wherever it comes from.
+    fn assert_addresses_are_found(&self) {
+        for key in self.kernel.services.keys().filter(|key| !key.is_address_record()) {
+            let record = Key { port: 0, protocol: 0, scope: Scope::Internal as u8, ..*key };
+            assert!(self.kernel.services.contains_key(&record), "{key:?} is not found");
         }
     }
 
@@ -227,6 +262,7 @@ impl Agent {
                 assert!(!stays || self.gone.contains(&owner.0.service), "{key:?} gets another service id");
             }
         }
+        self.mistaken.remove(&key);
         self.published.insert(key, answer.clone());
     }
 
@@ -333,6 +369,7 @@ impl Agent {
         self.dirty.clear();
         self.epochs.clear();
         self.owners.clear();
+        self.mistaken.clear();
         self.restarted = true;
     }
 

@@ -37,7 +37,10 @@ fn when_copies_disagree_the_local_one_counts_then_the_more_usable_one() {
     let there = slice("a-1", "a", vec![endpoint("10.1.0.1", ELSEWHERE)]);
     let here = slice("a-2", "a", vec![endpoint("10.1.0.1", HERE)]);
     for slices in [[there.clone(), here.clone()], [here, there.clone()]] {
-        assert_eq!(desired(&object, &slices).ports[0].lists.local.len(), 1);
+        let found = desired(&object, &slices);
+        assert_eq!(found.ports[0].lists.local.len(), 1);
+        assert_eq!(found.ports[0].lists.keep, found.ports[0].lists.local);
+        assert!(found.ports[0].lists.keep.iter().all(|backend| backend.local));
     }
     let dead = slice("a-2", "a", vec![conditions(endpoint("10.1.0.1", ELSEWHERE), false, false, true)]);
     for slices in [[there.clone(), dead.clone()], [dead, there]] {

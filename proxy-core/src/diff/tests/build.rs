@@ -22,7 +22,7 @@ pub(super) fn backend(family: Family, last: u8) -> Backend {
         Family::V4 => IpAddr::from([10, 244, 0, last]),
         Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into())),
     };
-    Backend { address, port: 8080 }
+    Backend { address, port: 8080, local: false }
 }
 
 /// A ClusterIP frontend: internal, on an address that it owns.

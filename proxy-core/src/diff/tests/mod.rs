@@ -3,6 +3,7 @@
 mod build;
 mod generate;
 mod lookup;
+mod objects;
 mod random;
 mod refusals;
 mod restarts;

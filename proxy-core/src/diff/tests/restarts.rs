@@ -183,6 +183,22 @@ fn what_nothing_refers_to_is_cleared_or_forgotten() {
 }
 
 #[test]
+fn an_address_record_where_no_frontend_looks_is_removed() {
+    let state = wanted(&[("a", rich(&[1, 2], &[1], "10.0.0.0/8"))]);
+    let mut world = World::new(ROOMY);
+    world.full(&state, usize::MAX);
+    let key = RecordKey::from(&external("192.0.2.1", 443).key);
+    let outside = RecordKey { port: 0, protocol: 0, ..key };
+    assert!(world.kernel.record(&key.address_record()).is_some() && outside != key.address_record());
+    let crate::diff::ServiceOp::V4(outside, _) = outside.write(None) else { unreachable!() };
+    let value = *world.kernel.services4.values().next().unwrap();
+    world.kernel.services4.insert(outside, value.sealed(&outside));
+    world.restart();
+    assert_eq!(world.full(&state, usize::MAX).ops.len(), 1);
+    world.settle(&state);
+}
+
+#[test]
 fn of_two_places_with_the_same_backend_one_remains() {
     let state = wanted(&[("a", simple("10.96.0.1", &[1])), ("b", simple("10.96.0.2", &[1]))]);
     let mut world = World::new(ROOMY);
