@@ -1,10 +1,11 @@
-//! From the address a program asked for to the service record, never half of one.
+//! From an address to the service record, never half of one.
 //!
 //! Must not know how a backend is chosen.
 
-use proxy_common::{Counter, PortBe, Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue};
+use proxy_common::{Counter, PortBe, Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue, SocketLb};
+use proxy_packet::Read;
 
-use crate::{family::Family, maps};
+use crate::{copy::copy_words, family::Family, maps};
 
 /// How often a record that changed while it was read is read again. An update publishes a new element and leaves the
 /// old one whole until it is reused, so two failures in a row already need two reuses within nanoseconds.
@@ -33,36 +34,53 @@ pub fn find<F: Family>(
     netns: impl Fn() -> u64,
     service: &mut ServiceValue,
 ) -> Found {
-    let record = ServiceKey::address_record(address, Scope::Internal);
-    match read::<F>(&record, service) {
-        Found::Service => (),
-        other => return other,
+    if maps::socket_lb() == SocketLb::Off as u32 {
+        return Found::NotOurs;
+    }
+    match read::<F>(&ServiceKey::address_record(address, Scope::Internal), service) {
+        Read::Missing => return Found::NotOurs,
+        Read::Torn => return Found::Refused(Counter::RefusedUnstable),
+        Read::Whole => (),
+    }
+    let netns = netns();
+    if by_packet(netns) {
+        return Found::NotOurs;
     }
     let refuse_unknown = service.flags().has(ServiceFlags::REFUSE_UNKNOWN_PORT);
     let key = ServiceKey { address, port, protocol: protocol as u8, scope: Scope::Internal as u8 };
     match read::<F>(&key, service) {
-        Found::NotOurs if refuse_unknown => Found::Refused(Counter::RefusedUnknownPort),
-        Found::Service
-            if service.flags().has(ServiceFlags::HOST_NETNS_ONLY) && netns() != maps::host_netns_cookie() =>
-        {
-            Found::NotOurs
-        }
-        other => other,
+        Read::Missing if refuse_unknown => Found::Refused(Counter::RefusedUnknownPort),
+        Read::Missing => Found::NotOurs,
+        Read::Torn => Found::Refused(Counter::RefusedUnstable),
+        Read::Whole if host_only(service) && netns != maps::host_netns_cookie() => Found::NotOurs,
+        Read::Whole => Found::Service,
     }
+}
+
+/// Whether the sockets of a network namespace are left alone: their packets are translated.
+#[inline(always)]
+fn by_packet(netns: u64) -> bool {
+    let only_host = maps::socket_lb() == SocketLb::Host as u32;
+    (only_host && netns != maps::host_netns_cookie()) || maps::PACKET_ONLY.get_ptr(netns).is_some()
+}
+
+#[inline(always)]
+fn host_only(service: &ServiceValue) -> bool {
+    service.flags().has(ServiceFlags::HOST_NETNS_ONLY)
 }
 
 /// Copies a record and proves by its check word that the copy is whole and belongs to `key`.
 #[inline(always)]
-fn read<F: Family>(key: &ServiceKey<F::Address>, copy: &mut ServiceValue) -> Found {
+pub fn read<F: Family>(key: &ServiceKey<F::Address>, copy: &mut ServiceValue) -> Read {
     for _ in 0..ATTEMPTS {
         let Some(at) = F::services().get_ptr(key) else {
-            return Found::NotOurs;
+            return Read::Missing;
         };
         // SAFETY: the pointer is valid for the length of the program; the contents may change, which the check finds.
-        *copy = unsafe { at.read_volatile() };
+        unsafe { copy_words(at, copy) };
         if copy.check == copy.check_word(key) {
-            return Found::Service;
+            return Read::Whole;
         }
     }
-    Found::Refused(Counter::RefusedUnstable)
+    Read::Torn
 }

@@ -1,24 +1,42 @@
 //! Entry points: one program for each hook, two lines each. What they do is in the modules.
 //!
 //! Must not decide anything.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 
+mod action;
 mod connect;
+mod copy;
 mod family;
+mod frame;
+mod limit;
+mod linear;
 mod lookup;
 mod maps;
 mod membership;
+mod packet;
 mod peers;
 mod reply;
+mod route;
 mod select;
 mod send;
+mod skb;
 mod sock_addr;
+mod sum;
+mod tables;
 mod verdict;
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use proxy_packet::Place;
 
-use crate::sock_addr::SockAddr;
+use crate::{
+    packet::{Direction, meet},
+    sock_addr::SockAddr,
+};
 
 /// `connect(2)` on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -67,6 +85,30 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     reply::getpeername6(&SockAddr::new(&ctx))
+}
+
+/// A packet that comes to the node through one of its devices.
+#[classifier]
+pub fn node_ingress(ctx: TcContext) -> i32 {
+    meet(ctx.skb.skb, Direction::Arrives, Place::Node)
+}
+
+/// A packet that leaves the node through one of its devices.
+#[classifier]
+pub fn node_egress(ctx: TcContext) -> i32 {
+    meet(ctx.skb.skb, Direction::Leaves, Place::Node)
+}
+
+/// A packet that comes out of a pod.
+#[classifier]
+pub fn pod_ingress(ctx: TcContext) -> i32 {
+    meet(ctx.skb.skb, Direction::Arrives, Place::Pod)
+}
+
+/// A packet that goes into a pod.
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    meet(ctx.skb.skb, Direction::Leaves, Place::Pod)
 }
 
 /// One socket of `sock_peers`, when the agent lists them.

@@ -9,14 +9,18 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue, SocketPeer,
+    AffinityKey, AffinityValue, BackendValue, DeviceValue, FlowKey, FlowPlace, FlowValue, FragmentKey,
+    FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, ServiceKey, ServiceValue, SocketLb, SocketPeer,
     SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
     names::{
-        DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_RING, DEFAULT_SERVICES, DEFAULT_SOURCE_RANGES,
-        EVENTS_BYTES,
+        DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING, DEFAULT_SERVICES,
+        DEFAULT_SOURCE_RANGES, DEVICES_MAX, EVENTS_BYTES, FRAGMENTS, KEYS_PER_FLOW, PACKET_ONLY_MAX,
     },
 };
+use proxy_packet::Work;
+
+use crate::{limit::Window, sum::Bytes};
 
 /// Frontend to service record, IPv4. Written by the agent, read by connect and sendmsg. When full the agent refuses
 /// the Service whole. Pinned. Not preallocated: the table costs what it holds.
@@ -73,6 +77,64 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_SL
 #[map(name = "events")]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
+/// Addresses and ports of a packet to the place of its flow, IPv4. Written and read by the packet path. When full (or
+/// out of memory) a new flow is dropped and counted; the table has a key for each direction of each flow, so that
+/// `flows4` is full first. Pinned. Not preallocated: the table costs what it holds.
+#[map(name = "flow_keys4")]
+pub static FLOW_KEYS4: HashMap<FlowKey<Ipv4Be>, FlowPlace> =
+    HashMap::with_max_entries(DEFAULT_FLOWS * KEYS_PER_FLOW, BPF_F_NO_PREALLOC);
+
+/// Addresses and ports of a packet to the place of its flow, IPv6. As [`FLOW_KEYS4`].
+#[map(name = "flow_keys6")]
+pub static FLOW_KEYS6: HashMap<FlowKey<Ipv6Be>, FlowPlace> =
+    HashMap::with_max_entries(DEFAULT_FLOWS * KEYS_PER_FLOW, BPF_F_NO_PREALLOC);
+
+/// The connection table, IPv4: place to flow. Written and read by the packet path, read by the agent. When full a new
+/// flow takes the place of one that is not established; if there is none it is dropped and counted. Pinned.
+#[map(name = "flows4")]
+pub static FLOWS4: Array<FlowValue<Ipv4Be>> = Array::with_max_entries(DEFAULT_FLOWS, 0);
+
+/// The connection table, IPv6. As [`FLOWS4`].
+#[map(name = "flows6")]
+pub static FLOWS6: Array<FlowValue<Ipv6Be>> = Array::with_max_entries(DEFAULT_FLOWS, 0);
+
+/// Fragmented datagram to the ports of its first fragment, IPv4. Written and read by the packet path. When full the
+/// datagram seen longest ago is forgotten, and the rest of its fragments dropped and counted. Pinned.
+#[map(name = "fragments4")]
+pub static FRAGMENTS4: LruHashMap<FragmentKey<Ipv4Be>, FragmentValue> =
+    LruHashMap::with_max_entries(FRAGMENTS, 0);
+
+/// Fragmented datagram to the ports of its first fragment, IPv6. As [`FRAGMENTS4`].
+#[map(name = "fragments6")]
+pub static FRAGMENTS6: LruHashMap<FragmentKey<Ipv6Be>, FragmentValue> =
+    LruHashMap::with_max_entries(FRAGMENTS, 0);
+
+/// Index of a network device to this node's addresses on it. Written by the agent, read by the packet path. When full
+/// the agent leaves devices out, for which the node's default address serves. Pinned.
+#[map(name = "devices")]
+pub static DEVICES: HashMap<u32, DeviceValue> = HashMap::with_max_entries(DEVICES_MAX, BPF_F_NO_PREALLOC);
+
+/// Cookie of a network namespace whose sockets are left alone, to 1. Written by the agent, read by connect and sendmsg.
+/// When full the agent says so, and the sockets of further ones are translated. Pinned.
+#[map(name = "packet_only")]
+pub static PACKET_ONLY: HashMap<u64, u8> = HashMap::with_max_entries(PACKET_ONLY_MAX, BPF_F_NO_PREALLOC);
+
+/// The packet at hand, IPv4: one for each CPU, which handles one packet at a time. Nobody else's business, not pinned.
+#[map(name = "work4")]
+pub static WORK4: PerCpuArray<Work<Ipv4Be>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The packet at hand, IPv6. As [`WORK4`].
+#[map(name = "work6")]
+pub static WORK6: PerCpuArray<Work<Ipv6Be>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Bytes of a packet that are being summed. One for each CPU, as [`WORK4`]; not pinned.
+#[map(name = "bytes")]
+pub static BYTES: PerCpuArray<Bytes> = PerCpuArray::with_max_entries(1, 0);
+
+/// How many refusals this CPU has sent in this second. Written and read by the packet path. Not pinned.
+#[map(name = "refusals")]
+pub static REFUSALS: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
+
 /// Cookie of the host's network namespace; set by the loader.
 #[unsafe(no_mangle)]
 static HOST_NETNS_COOKIE: u64 = 0;
@@ -81,6 +143,14 @@ static HOST_NETNS_COOKIE: u64 = 0;
 /// otherwise: monitoring costs nothing while nobody monitors.
 #[unsafe(no_mangle)]
 static MONITOR: u8 = 0;
+
+/// See [`SocketLb`]; set by the loader.
+#[unsafe(no_mangle)]
+static SOCKET_LB: u32 = SocketLb::All as u32;
+
+/// The packet path's settings; set by the loader.
+#[unsafe(no_mangle)]
+static PACKET: PacketSettings = PacketSettings::DEFAULT;
 
 /// The cookie of the host's network namespace.
 #[inline(always)]
@@ -94,4 +164,27 @@ pub fn host_netns_cookie() -> u64 {
 pub fn monitoring() -> bool {
     // SAFETY: a plain static; volatile because the loader replaces its value.
     unsafe { core::ptr::read_volatile(&raw const MONITOR) != 0 }
+}
+
+/// Whose sockets are translated, see [`SocketLb`].
+#[inline(always)]
+pub fn socket_lb() -> u32 {
+    // SAFETY: a plain static; volatile because the loader replaces its value.
+    unsafe { core::ptr::read_volatile(&raw const SOCKET_LB) }
+}
+
+/// The word at an index of [`PacketSettings`], 0 outside.
+#[inline(always)]
+pub fn setting(word: usize) -> u32 {
+    if word >= size_of::<PacketSettings>() / 4 {
+        return 0;
+    }
+    // SAFETY: inside a plain static of words; volatile because the loader replaces its value.
+    unsafe { (&raw const PACKET).cast::<u32>().add(word).read_volatile() }
+}
+
+/// Index of the host's loopback device.
+#[inline(always)]
+pub fn loopback() -> u32 {
+    setting(core::mem::offset_of!(PacketSettings, loopback) / 4)
 }

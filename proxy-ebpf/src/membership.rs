@@ -29,8 +29,9 @@ pub fn usable(service: &ServiceValue, id: BackendId) -> bool {
     contains(service.ring_base, service.ring_len.wrapping_add(service.keep_len), id)
 }
 
+/// Whether `wanted` is among `len` ring positions from `base`.
 #[inline(always)]
-fn contains(base: u32, len: u32, wanted: BackendId) -> bool {
+pub fn contains(base: u32, len: u32, wanted: BackendId) -> bool {
     let mut search = Search { base, wanted, found: 0 };
     let callback: unsafe extern "C" fn(u64, *mut Search) -> i64 = compare;
     // SAFETY: `compare` has the signature that the helper calls and `search` outlives the call.

@@ -7,7 +7,7 @@ use proxy_common::{
     Address, AffinityKey, AffinityValue, BackendId, BackendValue, Counter, ServiceFlags, ServiceValue,
 };
 
-use crate::{family::Family, lookup::ATTEMPTS, maps, membership, verdict::count};
+use crate::{copy::copy_words, family::Family, lookup::ATTEMPTS, maps, membership, verdict::count};
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
@@ -59,7 +59,7 @@ pub fn choose<F: Family>(
 pub fn read_backend<F: Family>(id: BackendId, copy: &mut BackendValue<F::Address>) -> bool {
     let Some(at) = F::backends().get_ptr(id) else { return false };
     // SAFETY: the pointer is valid for the length of the program; the contents may change, which the check finds.
-    *copy = unsafe { at.read_volatile() };
+    unsafe { copy_words(at, copy) };
     copy.is_whole(id)
 }
 

@@ -1,13 +1,13 @@
 //! The effects: the agent and the command line `sheave`.
 //!
-//! The module order is the order of the data: [`config`] (what the user said) -> [`watch`] and [`addresses`] (what the
+//! The module order is the order of the data: [`config`] (what the user said) -> [`watch`] and [`devices`] (what the
 //! cluster and the node say) -> [`reconcile`] (one loop around `proxy-core`'s decisions) -> [`dataplane`] and
 //! [`sockets`] (the kernel), with [`metrics`], [`health`] and [`control`] to look at it and [`cli`] to drive it.
 //! Only `watch` knows Kubernetes types, only `dataplane` knows aya.
 
 pub mod config;
 
-pub mod addresses;
+pub mod devices;
 pub mod watch;
 
 pub mod reconcile;

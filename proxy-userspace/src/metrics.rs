@@ -199,8 +199,8 @@ mod tests {
                     values: vec![(vec![("map", "ring".to_owned())], 7.0)],
                 },
                 Reading {
-                    name: "socket_events",
-                    help: "Events",
+                    name: "datapath",
+                    help: "Decisions",
                     is_counter: true,
                     values: vec![(vec![("outcome", "connect_tcp".to_owned())], 3.0)],
                 },
@@ -221,7 +221,7 @@ mod tests {
             "sheave_drift_repaired_total 1\n",
             "sheave_refused_services 4\n",
             "sheave_map_entries{map=\"ring\"} 7.0\n",
-            "sheave_socket_events_total{outcome=\"connect_tcp\"} 3.0\n",
+            "sheave_datapath_total{outcome=\"connect_tcp\"} 3.0\n",
             "sheave_build_info{version=\"",
             "# EOF\n",
         ];

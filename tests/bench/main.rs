@@ -12,8 +12,10 @@
 
 mod control;
 mod hooks;
+mod packet;
 mod rates;
 mod statistics;
+mod timing;
 mod verifier;
 
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ use clap::Parser;
 /// Measures what Sheave costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One of: verifier, hooks, rates, control, all.
+    /// One of: verifier, hooks, packet, rates, control, all.
     #[arg(default_value = "all")]
     name: String,
     /// The built agent, for `control`.
@@ -42,14 +44,17 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     environment()?;
     let wanted = |name: &str| arguments.name == "all" || arguments.name == name;
-    if !["all", "verifier", "hooks", "rates", "control"].contains(&arguments.name.as_str()) {
-        bail!("there is no benchmark `{}`: verifier, hooks, rates, control or all", arguments.name);
+    if !["all", "verifier", "hooks", "packet", "rates", "control"].contains(&arguments.name.as_str()) {
+        bail!("there is no benchmark `{}`: verifier, hooks, packet, rates, control or all", arguments.name);
     }
     if wanted("verifier") {
         verifier::run()?;
     }
     if wanted("hooks") {
         hooks::run(arguments.services)?;
+    }
+    if wanted("packet") {
+        packet::run(arguments.services)?;
     }
     if wanted("rates") {
         rates::run(arguments.services, arguments.rounds)?;

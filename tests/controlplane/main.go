@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command controlplane is the Kubernetes control plane that the test class
-// "apiserver" runs: the real etcd, kube-apiserver and kube-controller-manager,
-// linked as ordinary dependencies into one program that picks what to be from
-// the name it was started under. They share most of their code, so one program
-// compiles, links and stores faster than three.
+// Command controlplane is the parts of Kubernetes that the test classes
+// "apiserver" and "oracle" run: the real etcd, kube-apiserver,
+// kube-controller-manager and kube-proxy, linked as ordinary dependencies into
+// one program that picks what to be from the name it was started under. They
+// share most of their code, so one program compiles, links and stores faster
+// than four.
 //
 // `cargo xtask test apiserver` builds it once into target/controlplane/ and
 // links the names to it. It owns nothing but the choice and the key that the
@@ -29,6 +30,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 )
 
 func main() {
@@ -39,6 +41,8 @@ func main() {
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kube-controller-manager":
 		os.Exit(cli.Run(controllermanager.NewControllerManagerCommand()))
+	case "kube-proxy":
+		os.Exit(cli.Run(proxy.NewProxyCommand()))
 	case "service-account-key":
 		if err := printKey(); err != nil {
 			fmt.Fprintln(os.Stderr, "service-account-key:", err)

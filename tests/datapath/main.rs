@@ -14,6 +14,7 @@ mod affinity;
 mod agent;
 mod agent_commands;
 mod churn;
+mod devices;
 mod keeper;
 mod leaving;
 mod locality;

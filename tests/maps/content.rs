@@ -54,8 +54,14 @@ fn the_memory_double_and_the_kernel_agree_after_every_write() {
 fn a_crash_after_any_write_is_completed_by_the_next_agent() {
     let site = Site::new();
     // Small maps are read faster, and this test reads them often.
-    let small =
-        Capacities { services: 1_024, ring: 4_096, backends: 1_024, affinity: 1_024, source_ranges: 1_024 };
+    let small = Capacities {
+        services: 1_024,
+        ring: 4_096,
+        backends: 1_024,
+        affinity: 1_024,
+        source_ranges: 1_024,
+        ..Capacities::default()
+    };
     let total = {
         let mut plane = site.open_with(small);
         let plan = plane.plan(cluster());

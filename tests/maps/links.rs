@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use proxy_common::names::PROGRAMS;
 use proxy_userspace::dataplane::{
     Capacities, DataPlane, DataPlaneConfig, LinkAction, LinkStatus, cleanup, inspect,
 };
@@ -14,7 +15,9 @@ fn attach(config: &DataPlaneConfig) -> (BTreeSet<u32>, LinkAction) {
     assert_eq!(actions.len(), 8);
     let first = actions[0].1;
     assert!(actions.iter().all(|(_, action)| *action == first), "{actions:?}");
-    (plane.programs().unwrap().iter().map(|program| program.id).collect(), first)
+    let programs = plane.programs().unwrap();
+    let on_cgroup = programs.iter().filter(|program| PROGRAMS.contains(&program.name.as_str()));
+    (on_cgroup.map(|program| program.id).collect(), first)
 }
 
 fn links(host: &Host) -> Vec<LinkStatus> {
@@ -84,7 +87,7 @@ fn cleanup_detaches_everything_and_may_be_repeated() {
     let host = Host::new().unwrap();
     attach(&host.config(Capacities::default()));
     let report = cleanup(&host.bpffs.pins()).unwrap();
-    assert_eq!((report.removed.len(), report.errors), (8 + 11 + 3, Vec::new()));
+    assert_eq!((report.removed.len(), report.errors), (8 + 19 + 3, Vec::new()));
     assert!(!host.bpffs.pins().exists());
     let report = cleanup(&host.bpffs.pins()).unwrap();
     assert_eq!((report.removed, report.errors), (Vec::new(), Vec::new()));

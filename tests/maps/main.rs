@@ -12,6 +12,7 @@
 
 mod capacity;
 mod content;
+mod devices;
 mod links;
 mod pins;
 mod probe;

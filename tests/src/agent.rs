@@ -2,8 +2,7 @@
 //!
 //! Must not know: how it does its work.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -13,11 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use crate::bpffs::BpfFs;
 use crate::cgroup::Cgroup;
 use crate::controlplane::free_ports;
+use crate::http::ask;
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait::wait_for;
-
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The agent's process. Dropping it kills it, which leaves its maps and links in place.
 #[derive(Debug)]
@@ -186,16 +184,4 @@ pub fn binary() -> Result<PathBuf> {
     let binary = profile.join("sheave");
     ensure!(binary.exists(), "no {}: run `cargo xtask test`, which builds it", binary.display());
     Ok(binary)
-}
-
-/// Status and body of an answer.
-fn ask(server: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&server, ANSWER_LIMIT)?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without body")?;
-    let status = head.split_whitespace().nth(1).context("an answer without status")?;
-    Ok((status.parse()?, body.to_owned()))
 }

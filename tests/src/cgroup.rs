@@ -32,6 +32,18 @@ impl Cgroup {
         Ok(Self { path, home })
     }
 
+    /// Makes a group below this one that single threads of a process in this one may join.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn threaded(&self, name: &str) -> Result<Self> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let group = Self { path, home: self.path.clone() };
+        fs::write(group.path.join("cgroup.type"), "threaded")?;
+        Ok(group)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -44,6 +56,15 @@ impl Cgroup {
     /// The kernel refuses.
     pub fn join(&self) -> Result<()> {
         move_to(&self.path)
+    }
+
+    /// Moves the calling thread into the group, one that [`Self::threaded`] made or its parent.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join_thread(&self) -> Result<()> {
+        let threads = self.path.join("cgroup.threads");
+        fs::write(&threads, "0").with_context(|| threads.display().to_string())
     }
 
     /// Moves this process back to where it came from.

@@ -142,6 +142,27 @@ impl Cluster {
         })
     }
 
+    /// What a load balancer's controller writes: `ingress` is the list of `status.loadBalancer`.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub fn set_ingress(&self, service: &str, ingress: &Value) -> Result<()> {
+        let patch = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
+        self.call(async |client| {
+            let services = Api::<Service>::namespaced(client, NAMESPACE);
+            services.patch_status(service, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            Ok(())
+        })
+    }
+
+    /// Makes an EndpointSlice that no controller looks after.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub fn create_slice(&self, manifest: Value) -> Result<()> {
+        self.create::<EndpointSlice>(manifest, |client| Api::namespaced(client, NAMESPACE)).map(drop)
+    }
+
     /// # Errors
     /// The API server refuses it.
     pub fn delete_service(&self, name: &str) -> Result<()> {

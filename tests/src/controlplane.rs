@@ -84,6 +84,7 @@ impl ControlPlane {
     /// # Errors
     /// The programs have not been built, or one of them does not start within a bounded time.
     pub fn start() -> Result<Self> {
+        program("kube-apiserver")?;
         let programs = programs()?;
         for _ in 1..ATTEMPTS {
             match Self::try_start(&programs) {
@@ -311,16 +312,20 @@ impl Site {
     }
 }
 
-/// Where `cargo xtask test apiserver` puts the programs.
+/// Where `cargo xtask test apiserver` and `cargo xtask test oracle` put the programs.
 fn programs() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("this package has no parent folder")?;
-    let programs = root.join("target/controlplane");
-    ensure!(
-        programs.join("kube-apiserver").exists(),
-        "no control plane in {}: run `cargo xtask test apiserver`, which builds it",
-        programs.display()
-    );
-    Ok(programs)
+    Ok(root.join("target/controlplane"))
+}
+
+/// One of the programs of Kubernetes.
+///
+/// # Errors
+/// It has not been built.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let program = programs()?.join(name);
+    ensure!(program.exists(), "no {}: run `cargo xtask test apiserver`, which builds it", program.display());
+    Ok(program)
 }
 
 /// Ports of 127.0.0.1 that were free a moment ago, no two the same.

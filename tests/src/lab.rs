@@ -39,10 +39,10 @@ pub struct Pod {
 
 /// The process that every pod has and by which its namespace is found, as a runtime's pause container.
 #[derive(Debug)]
-struct Pause(Child);
+pub(crate) struct Pause(Child);
 
 impl Pause {
-    fn start(netns: &Netns) -> Result<Self> {
+    pub(crate) fn start(netns: &Netns) -> Result<Self> {
         let mut command = Command::new("sleep");
         command.arg("3600").stdin(Stdio::null());
         netns.place(&mut command)?;

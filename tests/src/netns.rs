@@ -3,9 +3,9 @@
 //! Must not know: topologies or Services.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
@@ -94,6 +94,23 @@ impl Netns {
             .context("cannot run ip")?;
         if !output.status.success() {
             bail!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Runs several `ip` commands, which need no option for their family, in one process inside the namespace.
+    ///
+    /// # Errors
+    /// One of them fails: with what `ip` said, which names the line.
+    pub fn ip_lines(&self, lines: &[String]) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut ip = self.run(|| command.spawn()).context("cannot run ip")?;
+        // The pipe is closed at the end of the statement: `ip` reads to its end.
+        ip.stdin.take().context("no pipe to ip")?.write_all(lines.join("\n").as_bytes())?;
+        let output = ip.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{}\n{}", lines.join("\n"), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }

@@ -3,14 +3,18 @@
 //! Must not know: what a test looks at.
 
 use anyhow::Result;
+use proxy_common::DeviceValue;
 use proxy_core::desired::{Engine, Settings};
 use proxy_core::diff::{MapOp, Plan, Planner};
 use proxy_core::model::Event;
-use proxy_userspace::dataplane::{Capacities, DataPlane, DataPlaneConfig, LbMaps as _, LinkAction};
+use proxy_userspace::dataplane::{
+    Capacities, DataPlane, DataPlaneConfig, DeviceRole, LbMaps as _, LinkAction,
+};
 
 use crate::bpffs::BpfFs;
 use crate::cgroup::Cgroup;
 use crate::lab::{Lab, NODE_V4, NODE_V6};
+use crate::netns::Netns;
 use crate::objects::{NODE, node};
 
 /// Where the programs are attached and the pins are: outlives a data plane, as a node outlives an agent.
@@ -42,7 +46,7 @@ impl Host {
             lock_file: self.run.path().join("agent.lock"),
             cgroup: Some(self.cgroup.path().to_owned()),
             capacities,
-            probe_program: "/proc/self/exe".into(),
+            ..DataPlaneConfig::default()
         }
     }
 }
@@ -65,9 +69,37 @@ impl Plane {
     /// # Errors
     /// The kernel refuses.
     pub fn open(host: &Host, lab: &Lab) -> Result<Self> {
-        let mut plane = Self::load(host, lab, Capacities::default())?;
+        Self::open_configured(lab, &host.config(Capacities::default()))
+    }
+
+    /// Like [`Plane::open`], with any settings: change what [`Host::config`] says.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open_configured(lab: &Lab, config: &DataPlaneConfig) -> Result<Self> {
+        let mut plane = Self::load(lab, config)?;
         plane.links = plane.data.attach()?;
         Ok(plane)
+    }
+
+    /// Puts the programs of `role` on a device of `netns`, and tells the packet path which addresses it has there.
+    /// Returns the device's index.
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel refuses.
+    pub fn attach_device(
+        &mut self,
+        netns: &Netns,
+        device: &str,
+        role: DeviceRole,
+        value: DeviceValue,
+    ) -> Result<u32> {
+        netns.run(|| {
+            let index = nix::net::if_::if_nametoindex(device)?;
+            self.data.set_device(index, value)?;
+            self.data.attach_device(index, role)?;
+            Ok(index)
+        })
     }
 
     /// Like [`Plane::open`], with other capacities and with everything there is known before the programs are attached.
@@ -75,7 +107,7 @@ impl Plane {
     /// # Errors
     /// The kernel refuses.
     pub fn open_filled(host: &Host, lab: &Lab, capacities: Capacities, events: Vec<Event>) -> Result<Self> {
-        let mut plane = Self::load(host, lab, capacities)?;
+        let mut plane = Self::load(lab, &host.config(capacities))?;
         for event in events {
             plane.engine.handle(event);
         }
@@ -86,9 +118,9 @@ impl Plane {
         Ok(plane)
     }
 
-    fn load(host: &Host, lab: &Lab, capacities: Capacities) -> Result<Self> {
-        let config = host.config(capacities);
-        let mut data = lab.node.run(|| DataPlane::open(&config))?;
+    fn load(lab: &Lab, config: &DataPlaneConfig) -> Result<Self> {
+        let capacities = config.capacities;
+        let mut data = lab.node.run(|| DataPlane::open(config))?;
         let room = proxy_core::diff::Capacities {
             services: capacities.services,
             ring: capacities.ring,

@@ -13,6 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::netns::Netns;
+
+const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
 /// What the proxy does with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -39,8 +43,22 @@ impl Proxy {
     /// # Errors
     /// No thread or no socket can be had.
     pub fn start(port: u16) -> Result<Self> {
+        Self::forward_from(std::net::TcpListener::bind(ANY_PORT)?, port)
+    }
+
+    /// Listens on the loopback device of `netns` and forwards to `port` on 127.0.0.1 of the test's own namespace: so a
+    /// program inside reaches a server outside although no device connects them.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub fn start_inside(netns: &Netns, port: u16) -> Result<Self> {
+        Self::forward_from(netns.run(|| std::net::TcpListener::bind(ANY_PORT))?, port)
+    }
+
+    fn forward_from(listener: std::net::TcpListener, port: u16) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        listener.set_nonblocking(true)?;
+        let listener = runtime.block_on(async { TcpListener::from_std(listener) })?;
         let (mode, receiver) = watch::channel(Mode::Forward);
         let opened = Arc::new(AtomicU64::new(0));
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

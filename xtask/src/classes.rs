@@ -28,16 +28,20 @@ pub(crate) enum Class {
     Maps,
     /// Real traffic between network namespaces (root)
     Datapath,
+    /// Packets between clients outside, a router, two nodes and their pods (root)
+    Packet,
     /// The agent against a real etcd, API server and controller manager (root, Go)
     Apiserver,
+    /// Sheave and the real kube-proxy with the same objects and questions (root, Go, iptables, nft)
+    Oracle,
 }
 
 /// What `cargo xtask test` without a class runs.
-const DEFAULT: [Class; 4] = [Class::Unit, Class::Property, Class::Maps, Class::Datapath];
+const DEFAULT: [Class; 5] = [Class::Unit, Class::Property, Class::Maps, Class::Datapath, Class::Packet];
 
 impl Class {
     fn needs_root(self) -> bool {
-        matches!(self, Self::Maps | Self::Datapath | Self::Apiserver)
+        matches!(self, Self::Maps | Self::Datapath | Self::Packet | Self::Apiserver | Self::Oracle)
     }
 
     fn name(self) -> String {
@@ -62,16 +66,19 @@ fn prepare(workspace: &Workspace, classes: &[Class]) -> Result<()> {
     let privileged = classes.iter().any(|class| class.needs_root());
     if privileged && !packages::is_root() {
         bail!(
-            "the classes maps, datapath and apiserver make network namespaces and load eBPF programs: run them as \
-             root, or choose others: cargo xtask test unit property"
+            "the classes maps, datapath, packet, apiserver and oracle make network namespaces and load eBPF \
+             programs: run them as root, or choose others: cargo xtask test unit property"
         );
     }
     ebpf::build(workspace)?;
-    if classes.contains(&Class::Apiserver) {
+    if classes.iter().any(|class| matches!(class, Class::Apiserver | Class::Oracle)) {
         controlplane::build(workspace.root())?;
     }
+    if classes.contains(&Class::Oracle) {
+        packages::ensure(packages::FIREWALL_PROGRAMS)?;
+    }
     if privileged {
-        packages::ensure_test_programs()?;
+        packages::ensure(packages::TEST_PROGRAMS)?;
         // These tests start the programs that user space consists of.
         process::run(&mut user_space::cargo(workspace, "build"))?;
     }
@@ -120,7 +127,9 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
             vec![selecting(workspace, &[], &targets)]
         }
         Class::Maps => vec![serial(workspace, &[], &["maps".to_owned()]), privileged_unit_tests(workspace)],
-        Class::Datapath | Class::Apiserver => vec![serial(workspace, &[], &[class.name()])],
+        Class::Datapath | Class::Packet | Class::Apiserver | Class::Oracle => {
+            vec![serial(workspace, &[], &[class.name()])]
+        }
     })
 }
 
@@ -178,9 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_everything_runs_but_the_real_control_plane() {
-        assert!(!DEFAULT.contains(&Class::Apiserver));
-        assert_eq!(DEFAULT.len() + 1, Class::value_variants().len());
+    fn without_a_name_everything_runs_but_what_needs_parts_of_kubernetes() {
+        assert!(!DEFAULT.contains(&Class::Apiserver) && !DEFAULT.contains(&Class::Oracle));
+        assert_eq!(DEFAULT.len() + 2, Class::value_variants().len());
     }
 
     #[test]
@@ -210,8 +219,8 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
-            for foreign in ["--test maps", "--test datapath", "--test apiserver", "--test property"] {
-                assert!(!arguments.contains(foreign), "{arguments}");
+            for foreign in ["maps", "datapath", "packet", "apiserver", "oracle", "property"] {
+                assert!(!arguments.contains(&format!("--test {foreign}")), "{arguments}");
             }
         }
     }

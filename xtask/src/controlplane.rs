@@ -1,4 +1,4 @@
-//! Builds the Kubernetes control plane that `cargo xtask test apiserver` runs.
+//! Builds the parts of Kubernetes that `cargo xtask test apiserver` and `cargo xtask test oracle` run.
 //!
 //! Owns: finding a Go that is new enough, the build of `tests/controlplane` into `target/controlplane/`, and
 //! the decision that an earlier build still fits. Must not know: how the programs are started or what is tested
@@ -14,7 +14,8 @@ use crate::packages;
 use crate::process;
 
 /// The names the one program is linked to; it picks its role from the name it runs under.
-const ROLES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "service-account-key"];
+const ROLES: [&str; 5] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "service-account-key"];
 const SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 const BUILD: [&str; 4] = ["build", "-trimpath", "-buildvcs=false", "-mod=readonly"];
 /// No symbol tables, and the version that the API server tells its clients.
@@ -64,7 +65,7 @@ fn is_built(out: &Path, stamp: &str) -> bool {
 }
 
 fn compile(go: &Go, sources: &Path, out: &Path) -> Result<()> {
-    eprintln!("building etcd, kube-apiserver and kube-controller-manager: minutes, but only the first time");
+    eprintln!("building etcd and the parts of Kubernetes: minutes, but only the first time");
     // Without a stamp a build that is interrupted half-way is started again.
     remove_if_there(&out.join("stamp"))?;
     let mut build = process::compiler_neutral(&go.program);

@@ -37,7 +37,7 @@ enum Verb {
         #[arg(long)]
         release: bool,
     },
-    /// Run test classes; without a name: unit, property, maps and datapath
+    /// Run test classes; without a name: unit, property, maps, datapath and packet
     Test {
         #[arg(value_enum)]
         classes: Vec<Class>,

@@ -12,7 +12,14 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// Programs that the root test classes and the demo call, and the package that brings each.
-const TEST_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2"), ("nsenter", "util-linux"), ("mount", "mount")];
+pub(crate) const TEST_PROGRAMS: Programs =
+    &[("ip", "iproute2"), ("nsenter", "util-linux"), ("mount", "mount")];
+/// Programs that kube-proxy calls.
+pub(crate) const FIREWALL_PROGRAMS: Programs =
+    &[("iptables-restore", "iptables"), ("ip6tables-restore", "iptables"), ("nft", "nftables")];
+
+/// Programs and the package that brings each.
+type Programs = &'static [(&'static str, &'static str)];
 
 /// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
@@ -24,12 +31,12 @@ pub(crate) fn may_install() -> bool {
     is_root() && process::find_in_path("apt-get").is_some()
 }
 
-/// Makes sure that every program the tests call is there.
+/// Makes sure that these programs are there.
 ///
 /// # Errors
 /// Names the packages when they are missing and may not be installed.
-pub(crate) fn ensure_test_programs() -> Result<()> {
-    let missing: Vec<&str> = TEST_PROGRAMS
+pub(crate) fn ensure(programs: Programs) -> Result<()> {
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| process::find_in_path(program).is_none())
         .map(|(_, package)| *package)

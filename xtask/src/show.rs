@@ -32,7 +32,7 @@ fn prepare(verb: &str) -> Result<()> {
     if !packages::is_root() {
         bail!("`cargo xtask {verb}` makes network namespaces and loads eBPF programs: run it as root");
     }
-    packages::ensure_test_programs()
+    packages::ensure(packages::TEST_PROGRAMS)
 }
 
 fn start(workspace: &Workspace, selection: &[&str], argument: Option<&str>) -> Result<()> {

@@ -3,7 +3,6 @@
 //! Must not know how any part works.
 
 use std::{
-    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -16,17 +15,20 @@ use proxy_core::{
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch as watch_value},
     task, time,
 };
 use tracing::info;
 
-use super::{CONTROL_SOCKET, CliError, LOCK_FILE, keeper::Keeper, logging, scrape};
+use super::{
+    CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
+    keeper::Keeper, local_ports, logging, scrape, shortage,
+};
 use crate::{
-    addresses,
     config::{self, AgentFlags, Config, SourceConfig},
-    control::{self, AgentState},
+    control::{self, AgentState, DeviceStates},
     dataplane::{self, DataPlane, DataPlaneConfig, Observer},
+    devices::{self, Choice},
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
     reconcile::{self, Event, Loop, Progress, Reconciler},
@@ -40,6 +42,7 @@ pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
     let loaded = config::load(&flags.into_layers())?;
     logging::start(&loaded);
     let config = loaded.config;
+    local_ports::check(config.packet.snat_ports).map_err(CliError::Refused)?;
     std::fs::create_dir_all(&config.run_dir)?;
     let data_plane = DataPlane::open(&data_plane_config(&config))?;
     info!(inherited = data_plane.inherited(), "the data plane is open");
@@ -56,7 +59,9 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         lock_file: config.run_dir.join(LOCK_FILE),
         cgroup: config.cgroup.clone(),
         capacities: config.capacities,
-        probe_program: PathBuf::from("/proc/self/exe"),
+        socket_lb: config.packet.socket_lb,
+        packet: config.packet.settings,
+        ..DataPlaneConfig::default()
     }
 }
 
@@ -68,6 +73,8 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let source_ended = parts.start_sources(&config, events.clone());
     parts.start_servers(&config, events)?;
     task::spawn(parts.keeper(&config).run());
+    task::spawn(parts.device_keeper(&config).run());
+    task::spawn(shortage::watch(Arc::clone(&parts.observer)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => info!("terminated; the data plane stays in place"),
@@ -94,6 +101,10 @@ struct Parts {
     readiness: Arc<Readiness>,
     metrics: Metrics,
     source: watch::SourceConfig,
+    /// The node's devices, as soon as they are known.
+    choices: watch_value::Receiver<Option<Arc<Choice>>>,
+    /// What became of putting programs on them.
+    devices: Arc<DeviceStates>,
     /// Rings when UDP sockets may be connected to backends that left.
     left: Arc<Notify>,
 }
@@ -102,11 +113,16 @@ impl Parts {
     fn new(config: &Config, data_plane: DataPlane) -> Result<Self, CliError> {
         let (sources, progress) = (Arc::new(WatchStatus::new()), Arc::new(Progress::default()));
         let needs_node = matches!(config.source, SourceConfig::Kubernetes { .. });
+        let (publisher, choices) = watch_value::channel(None);
+        task::spawn(devices::watch(config.packet.selection.clone(), publisher));
         Ok(Self {
+            choices,
+            devices: Arc::default(),
             observer: Arc::new(data_plane.observer()?),
             source: source(config, data_plane.succeeds_another()),
             readiness: Arc::new(
                 Readiness::new(progress, Arc::clone(&sources), needs_node)
+                    .with_devices()
                     .succeeding(data_plane.succeeds_another()),
             ),
             data_plane: Arc::new(Mutex::new(data_plane)),
@@ -166,6 +182,18 @@ impl Parts {
         }
     }
 
+    fn device_keeper(&self, config: &Config) -> DeviceKeeper {
+        DeviceKeeper {
+            data_plane: Arc::clone(&self.data_plane),
+            readiness: Arc::clone(&self.readiness),
+            metrics: self.metrics.clone(),
+            choices: self.choices.clone(),
+            states: Arc::clone(&self.devices),
+            accept_local: AcceptLocal::new(&config.run_dir),
+            audit_interval: config.audit_interval,
+        }
+    }
+
     /// The result is ready when the source of objects has ended, which it must not.
     fn start_sources(
         &self,
@@ -173,7 +201,8 @@ impl Parts {
         events: mpsc::Sender<Event>,
     ) -> task::JoinHandle<Result<(), WatchError>> {
         let (changes, changed) = mpsc::channel(QUEUE);
-        task::spawn(addresses::run(changes.clone()));
+        let only_primary = config.node_port_addresses == config::NodePortAddresses::Primary;
+        task::spawn(devices::tell_addresses(self.choices.clone(), only_primary, changes.clone()));
         task::spawn(stamp(changed, events));
         task::spawn(watch::run(
             self.source.clone(),
@@ -196,6 +225,8 @@ impl Parts {
             readiness: Arc::clone(&self.readiness),
             observer: Arc::clone(&self.observer),
             data_plane: Arc::clone(&self.data_plane),
+            devices: Arc::clone(&self.devices),
+            socket_lb: config.packet.socket_lb,
             questions,
         };
         task::spawn(control::serve(&config.run_dir.join(CONTROL_SOCKET), Arc::new(state))?);
@@ -216,14 +247,13 @@ fn source(config: &Config, inherited: bool) -> watch::SourceConfig {
 }
 
 fn desired_settings(config: &Config) -> desired::Settings {
-    let networks = &config.node_port_addresses;
     desired::Settings {
         node_name: config.node_name.clone(),
         proxy_name: config.service_proxy_name.clone(),
-        node_port_addresses: if networks.is_empty() {
-            NodePortAddresses::All
-        } else {
-            NodePortAddresses::Within(networks.clone())
+        node_port_addresses: match &config.node_port_addresses {
+            config::NodePortAddresses::All => NodePortAddresses::All,
+            config::NodePortAddresses::Primary => NodePortAddresses::Primary,
+            config::NodePortAddresses::Within(networks) => NodePortAddresses::Within(networks.clone()),
         },
     }
 }

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{CliError, Paths};
+use super::{CliError, Paths, accept_local::AcceptLocal};
 use crate::dataplane::{self, LockError};
 
 pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
@@ -26,7 +26,15 @@ pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
     for removed in &report.removed {
         writeln!(out, "removed {}", removed.display())?;
     }
+    for filter in &report.filters {
+        writeln!(out, "removed the filter on {filter}")?;
+    }
     let mut errors = report.errors;
+    match AcceptLocal::new(&paths.run_dir).restore() {
+        Ok(true) => writeln!(out, "restored net.ipv4.conf.lo.accept_local")?,
+        Ok(false) => {}
+        Err(error) => errors.push(format!("net.ipv4.conf.lo.accept_local: {error}")),
+    }
     for path in [paths.socket(), paths.lock()] {
         match fs::remove_file(&path) {
             Ok(()) => writeln!(out, "removed {}", path.display())?,

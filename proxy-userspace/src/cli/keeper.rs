@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use proxy_common::SocketLb;
 use tokio::{sync::Notify, task, time};
 use tracing::{error, info, warn};
 
@@ -103,7 +104,11 @@ fn look_after(data_plane: &mut DataPlane, metrics: &Metrics) -> Result<(), Strin
     if lost.is_empty() { Ok(()) } else { probe(data_plane) }
 }
 
+/// With `--socket-lb=off` there is no translation at a socket to prove.
 fn probe(data_plane: &mut DataPlane) -> Result<(), String> {
+    if data_plane.socket_lb() == SocketLb::Off {
+        return Ok(());
+    }
     let report = data_plane.probe().map_err(|error| with_causes(&error))?;
     info!(ipv4 = report.ipv4, ipv6 = report.ipv6, "the probe was translated");
     Ok(())

@@ -3,14 +3,20 @@
 //! 0: done. 1: an error, told on standard error, or for `status` an agent that is not ready. 2: wrong usage.
 //! Must not know how a command does its work.
 
+mod accept_local;
 mod agent;
 mod cleanup;
+mod device_keeper;
+mod flows;
 mod keeper;
+mod local_ports;
 mod logging;
 mod monitor;
 mod render;
 mod scrape;
+mod shortage;
 mod show;
+mod socket_lb;
 mod table;
 
 use std::{
@@ -26,7 +32,7 @@ use clap_complete::Shell;
 use crate::{
     config::{AgentFlags, ConfigError, DEFAULT_PIN_DIR, DEFAULT_RUN_DIR},
     control::{ClientError, ServerError},
-    dataplane::{self, InspectError, LockError, OpenError, ProbeClient, ProbeError, ReadError},
+    dataplane::{self, InspectError, LockError, OpenError, ProbeClient, ProbeError, ReadError, SwitchError},
     reconcile::SyncError,
     watch::WatchError,
 };
@@ -59,6 +65,16 @@ enum Command {
     Map {
         #[command(subcommand)]
         command: ListCommand,
+    },
+    /// Show the flows of the packet path; reads the pinned maps, with or without an agent
+    Flow {
+        #[command(subcommand)]
+        command: ListCommand,
+    },
+    /// Show or change in which network namespaces sockets are translated; works on the pinned map
+    SocketLb {
+        #[command(subcommand)]
+        command: socket_lb::SocketLbCommand,
     },
     /// Show each decision at a socket as it is made, until interrupted
     Monitor(View),
@@ -167,6 +183,8 @@ enum CliError {
     #[error(transparent)]
     Dump(#[from] dataplane::ApplyError),
     #[error(transparent)]
+    Switch(#[from] SwitchError),
+    #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
@@ -207,6 +225,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Service { command: ServiceCommand::Get { name, view } } => show::service(&name, &view),
         Command::Backend { command: ListCommand::List(view) } => show::backends(&view),
         Command::Map { command: ListCommand::List(view) } => show::maps(&view),
+        Command::Flow { command: ListCommand::List(view) } => flows::list(&view),
+        Command::SocketLb { command } => socket_lb::run(&command),
         Command::Monitor(view) => monitor::run(&view),
         Command::Cleanup(paths) => cleanup::run(&paths),
         Command::Render(args) => render::run(&args),

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use proxy_common::Counter;
+use proxy_common::{Counter, FlowState};
 use proxy_core::model::Source;
 
 use crate::{
-    dataplane::{MapUsage, Observer, ProgramInfo},
+    dataplane::{FlowCounts, MapUsage, Observer, ProgramInfo},
     metrics::{ReadAtScrape, Reading},
     watch::{SourceStatus, WatchStatus},
 };
@@ -23,6 +23,7 @@ pub(super) fn read_at_scrape(observer: Arc<Observer>, sources: Arc<WatchStatus>)
         readings.extend(of_maps(&observer.usage().unwrap_or_default()));
         readings.extend(of_programs(&observer.programs().unwrap_or_default()));
         readings.push(of_counters(&observer.counters().unwrap_or_default()));
+        readings.push(of_flows(observer.flow_counts().unwrap_or_default()));
         readings
     })
 }
@@ -30,11 +31,23 @@ pub(super) fn read_at_scrape(observer: Arc<Observer>, sources: Arc<WatchStatus>)
 fn of_counters(counters: &[(Counter, u64)]) -> Reading {
     let values = counters.iter().map(|(counter, count)| labelled("outcome", counter.label(), number(*count)));
     Reading {
-        name: "socket_events",
-        help: "Decisions of the programs at sockets by outcome",
+        name: "datapath",
+        help: "Decisions of the programs at sockets and about packets by outcome",
         is_counter: true,
         values: values.collect(),
     }
+}
+
+fn of_flows(counts: [FlowCounts; 2]) -> Reading {
+    let of_family = |(family, counts): (&'static str, FlowCounts)| {
+        let alive = FlowState::ALL.into_iter().filter(|state| *state != FlowState::Free);
+        let alive = alive.map(move |state| (state.as_str(), counts.of(state)));
+        alive.chain([("expired", counts.expired)]).map(move |(state, count)| {
+            (vec![("family", family.to_owned()), ("state", state.to_owned())], number(count))
+        })
+    };
+    let values = ["ipv4", "ipv6"].into_iter().zip(counts).flat_map(of_family);
+    gauge("flows", "Flows of the packet path; expired ones keep their places until these are needed", values)
 }
 
 fn of_sources(sources: &[SourceStatus]) -> Vec<Reading> {
@@ -145,6 +158,7 @@ mod tests {
             readings.extend(of_maps(&[map]));
             readings.extend(of_programs(&[program]));
             readings.push(of_counters(&[(Counter::ConnectTcp, 1)]));
+            readings.push(of_flows([FlowCounts::default(); 2]));
             readings
         });
         Exposition::new(&metrics, read).text().unwrap()

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     control::{
-        BackendView, Client, ClientError, MapView, Reply, Request, ServiceView, StatusView, Subsystem, Views,
+        BackendView, Client, ClientError, DeviceView, MapView, Reply, Request, ServiceView, StatusView,
+        Subsystem, Views, devices_left, drops,
     },
     dataplane::{self, LinkStatus},
     reconcile::FrontendNames,
@@ -75,10 +76,12 @@ pub(super) fn status(view: &View) -> Result<ExitCode, CliError> {
 
 fn dead_status(view: &View, error: &ClientError) -> StatusView {
     let mut obstacles = vec![error.to_string()];
-    let mut subsystems = Vec::new();
+    let (mut subsystems, mut devices, mut counters) = (Vec::new(), Vec::new(), Vec::new());
     match dataplane::inspect(&view.paths.pin_dir) {
         Ok(inspection) => {
             subsystems.push(programs(inspection.links()));
+            devices = devices_left(inspection.devices(), device_name);
+            counters = inspection.counters().unwrap_or_default();
             let services =
                 inspection.dump().map(|dump| Views::new(&dump, &FrontendNames::new()).services.len());
             let state =
@@ -91,8 +94,15 @@ fn dead_status(view: &View, error: &ClientError) -> StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         obstacles,
         subsystems,
+        devices,
+        drops: drops(&counters),
         ..StatusView::default()
     }
+}
+
+/// `None` if the device is gone, or in another network namespace than this command.
+fn device_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
 fn programs(links: &[LinkStatus]) -> Subsystem {
@@ -110,6 +120,15 @@ fn status_text(status: &StatusView) -> String {
     ];
     rows.extend(status.subsystems.iter().map(|part| [part.name.clone(), part.state.clone()]));
     let mut text = table(["PART", "STATE"], rows);
+    if !status.devices.is_empty() {
+        text.push('\n');
+        text.push_str(&devices_text(&status.devices));
+    }
+    if !status.drops.is_empty() {
+        let rows = status.drops.iter().map(|(reason, count)| [reason.clone(), count.to_string()]);
+        text.push('\n');
+        text.push_str(&table(["REFUSED OR DROPPED", "TIMES"], rows));
+    }
     for (title, lines) in
         [("Not ready", &status.obstacles), ("Refused", &status.refused), ("Warnings", &status.warnings)]
     {
@@ -118,6 +137,14 @@ fn status_text(status: &StatusView) -> String {
         }
     }
     text
+}
+
+fn devices_text(devices: &[DeviceView]) -> String {
+    let rows = devices.iter().map(|device| {
+        let state = device.error.clone().unwrap_or_else(|| format!("attached ({})", device.hook));
+        [dash(Some(&device.name)), device.index.to_string(), device.role.to_string(), state]
+    });
+    table(["DEVICE", "INDEX", "ROLE", "STATE"], rows)
 }
 
 fn service_views(view: &View) -> Result<Vec<ServiceView>, CliError> {
@@ -252,6 +279,7 @@ pub(super) fn version(output: Output) -> Result<ExitCode, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::{DeviceHook, DeviceRole};
 
     fn service() -> ServiceView {
         ServiceView {
@@ -307,6 +335,25 @@ ring  array  3     8         2.0 KiB
 ring  array  -     -         2.0 KiB
 ";
         assert_eq!(maps_text(&[map(Some(3), 8), map(None, 0)]), expected);
+    }
+
+    #[test]
+    fn status_shows_each_device_and_why_it_has_no_programs() {
+        let device = |name: &str, index, error: Option<&str>| DeviceView {
+            name: name.into(),
+            index,
+            role: DeviceRole::Node,
+            hook: DeviceHook::Tcx,
+            error: error.map(str::to_owned),
+        };
+        let devices = vec![device("eth0", 2, None), device("eth1", 13, Some("no room"))];
+        let expected = "\
+DEVICE  INDEX  ROLE  STATE
+eth0    2      node  attached (tcx)
+eth1    13     node  no room
+";
+        let text = status_text(&StatusView { devices, ..StatusView::default() });
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::layers::Origin;
+use super::{PortRange, layers::Origin};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,22 @@ pub enum ConfigError {
         value: String,
         /// What it must be.
         reason: String,
+    },
+    /// A port for sources may be a NodePort.
+    #[error(
+        "settings `snat-ports` ({snat_origin}), {snat}, and `node-port-range` ({node_ports_origin}), {node_ports}, \
+         overlap: replies to the node would be taken for requests to a NodePort; set `snat-ports` to other ports, \
+         or `node-port-range` to the API server's --service-node-port-range"
+    )]
+    Overlap {
+        /// Ports for sources.
+        snat: PortRange,
+        /// Who set them.
+        snat_origin: Origin,
+        /// Ports of Services.
+        node_ports: PortRange,
+        /// Who set them.
+        node_ports_origin: Origin,
     },
     /// Two settings that exclude each other.
     #[error(

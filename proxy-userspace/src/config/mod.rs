@@ -7,7 +7,9 @@ mod documented;
 mod error;
 mod flags;
 mod layers;
+mod packet;
 mod parse;
+mod ports;
 mod setting;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,8 @@ use crate::dataplane::Capacities;
 pub use error::ConfigError;
 pub use flags::AgentFlags;
 pub use layers::{Layers, Origin, Resolved};
+pub use packet::PacketConfig;
+pub use ports::PortRange;
 pub use setting::{DEFAULT_PIN_DIR, DEFAULT_RUN_DIR, SETTINGS, Setting};
 
 /// The agent's configuration.
@@ -38,8 +42,10 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Capacities of the kernel maps.
     pub capacities: Capacities,
-    /// Node addresses that serve NodePorts; empty = all.
-    pub node_port_addresses: Vec<IpNetwork>,
+    /// Node addresses that serve NodePorts.
+    pub node_port_addresses: NodePortAddresses,
+    /// The packet path.
+    pub packet: PacketConfig,
     /// Label value of the Services to serve; `None`: those without the label.
     pub service_proxy_name: Option<String>,
     /// Duration of one watch request.
@@ -70,6 +76,17 @@ pub enum SourceConfig {
     },
     /// A folder of manifests.
     Manifests(PathBuf),
+}
+
+/// Node addresses that serve NodePorts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All of them.
+    All,
+    /// The one of each family that the node sends from.
+    Primary,
+    /// Those in one of these networks.
+    Within(Vec<IpNetwork>),
 }
 
 /// Format of the log.

@@ -6,7 +6,7 @@ use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str
 
 use ipnetwork::IpNetwork;
 
-use super::{Config, ConfigError, LogFormat, Origin, Resolved, SourceConfig};
+use super::{Config, ConfigError, LogFormat, NodePortAddresses, Origin, Resolved, SourceConfig};
 use crate::dataplane::Capacities;
 
 /// Smallest and largest capacity of a map. The probe takes one place; 2^26 ring positions are 256 MiB.
@@ -41,7 +41,8 @@ impl<'a> Reader<'a> {
             pin_dir: self.absolute("pin-dir")?,
             run_dir: self.absolute("run-dir")?,
             capacities: self.capacities()?,
-            node_port_addresses: self.checked("node-port-addresses", prefixes)?,
+            node_port_addresses: self.checked("node-port-addresses", node_port_addresses)?,
+            packet: self.packet()?,
             service_proxy_name: self.text("service-proxy-name").filter(|name| !name.is_empty()),
             watch_timeout: self.number("watch-timeout", 5..=290).map(seconds)?,
             min_sync_interval: self.number("min-sync-interval", 0..=10_000).map(milliseconds)?,
@@ -83,6 +84,7 @@ impl<'a> Reader<'a> {
             backends: self.number("backends-max", CAPACITY)?,
             affinity: self.number("affinity-max", CAPACITY)?,
             source_ranges: self.number("source-ranges-max", CAPACITY)?,
+            flows: self.number("flows-max", CAPACITY)?,
         })
     }
 
@@ -90,7 +92,7 @@ impl<'a> Reader<'a> {
         self.resolved.iter().find(|entry| entry.setting.name == name)
     }
 
-    fn origin(&self, name: &str) -> Origin {
+    pub(super) fn origin(&self, name: &str) -> Origin {
         self.entry(name).map_or(Origin::Default, |entry| entry.origin)
     }
 
@@ -109,18 +111,18 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn number(&self, name: &'static str, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
+    pub(super) fn number(&self, name: &'static str, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
         self.checked(name, |text| {
             let number = text.trim().parse().ok().filter(|number| range.contains(number));
             number.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
         })
     }
 
-    fn parsed<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T, ConfigError> {
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T, ConfigError> {
         self.checked(name, |text| text.trim().parse())
     }
 
-    fn checked<T, E: Display>(
+    pub(super) fn checked<T, E: Display>(
         &self,
         name: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
@@ -151,15 +153,21 @@ fn node_name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn prefixes(text: &str) -> Result<Vec<IpNetwork>, String> {
-    if text.trim() == "all" {
-        return Ok(Vec::new());
+fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    match text.trim() {
+        "all" => Ok(NodePortAddresses::All),
+        "primary" => Ok(NodePortAddresses::Primary),
+        list => list
+            .split(',')
+            .map(|part| prefix(part.trim()))
+            .collect::<Result<_, _>>()
+            .map(NodePortAddresses::Within),
     }
-    text.split(',').map(|part| prefix(part.trim())).collect()
 }
 
 fn prefix(text: &str) -> Result<IpNetwork, String> {
-    text.parse().map_err(|_| format!("`{text}` is neither `all` nor a prefix such as 192.0.2.0/24"))
+    text.parse()
+        .map_err(|_| format!("`{text}` is neither `all`, `primary` nor a prefix such as 192.0.2.0/24"))
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

@@ -2,7 +2,7 @@
 //!
 //! Must not know where a value comes from or what type it has.
 
-use proxy_common::names;
+use proxy_common::{PacketSettings, names};
 
 /// One setting. The flag is `--NAME`, the key in the configuration file `NAME`, the variable
 /// `SHEAVE_NAME` with capitals and underscores.
@@ -64,6 +64,8 @@ pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/sheave";
 /// Where the control socket and the lock live unless said otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/sheave";
 
+const PACKET: PacketSettings = PacketSettings::DEFAULT;
+
 /// All settings, in the order in which they are printed.
 pub const SETTINGS: &[Setting] = &[
     absent(
@@ -112,12 +114,83 @@ pub const SETTINGS: &[Setting] = &[
         names::DEFAULT_SOURCE_RANGES,
         "Capacity of the source range map, in prefixes",
     ),
+    number(
+        "flows-max",
+        "N",
+        names::DEFAULT_FLOWS,
+        "Capacity of the connection table of the packet path, in flows per family",
+    ),
     text(
         "node-port-addresses",
         "LIST",
         "all",
-        "Node addresses that serve NodePorts: `all` or prefixes with commas between",
+        "Node addresses that serve NodePorts: `all`, `primary` or prefixes with commas between",
     ),
+    text(
+        "node-port-range",
+        "FIRST-LAST",
+        "30000-32767",
+        "Ports that the API server gives to Services of type NodePort",
+    ),
+    absent(
+        "devices",
+        "PATTERN,...",
+        "Devices that lead out of the node, `*` for any text [default: those with a default route or an address]",
+    ),
+    text(
+        "pod-devices",
+        "PATTERN,...",
+        "auto",
+        "Devices that lead into pods; auto: pairs whose other end is in another network namespace",
+    ),
+    text(
+        "socket-lb",
+        "MODE",
+        "all",
+        "Whose sockets are translated when they connect or send, `all`, the `host`'s or none (`off`); the others' packets are",
+    ),
+    text(
+        "masquerade-all",
+        "BOOL",
+        "false",
+        "Whether every translated packet gets the node's address as its source",
+    ),
+    absent(
+        "cluster-cidr",
+        "PREFIX,...",
+        "The pods' addresses, at most one prefix of each family: their packets to ClusterIPs keep their source",
+    ),
+    text(
+        "snat-ports",
+        "FIRST-LAST",
+        "12000-29999",
+        "Ports for packets that get the node's address as their source",
+    ),
+    number(
+        "tcp-syn-timeout",
+        "SECONDS",
+        PACKET.tcp_new_s,
+        "After which a TCP handshake without progress is forgotten",
+    ),
+    number(
+        "tcp-established-timeout",
+        "SECONDS",
+        PACKET.tcp_established_s,
+        "After which an idle TCP connection is forgotten",
+    ),
+    number(
+        "tcp-close-wait-timeout",
+        "SECONDS",
+        PACKET.tcp_half_closed_s,
+        "After which an idle TCP connection is forgotten that one side has ended",
+    ),
+    number(
+        "udp-timeout",
+        "SECONDS",
+        PACKET.datagram_new_s,
+        "After which a UDP flow without an answer is forgotten",
+    ),
+    number("udp-stream-timeout", "SECONDS", PACKET.datagram_s, "After which an idle UDP flow is forgotten"),
     text(
         "service-proxy-name",
         "NAME",

@@ -59,7 +59,9 @@ fn yaml_and_toml_files_say_the_same() {
         load(&layers).unwrap().config
     });
     assert_eq!(loaded[0], loaded[1]);
-    assert_eq!(loaded[0].node_port_addresses.len(), 2);
+    assert!(
+        matches!(&loaded[0].node_port_addresses, NodePortAddresses::Within(networks) if networks.len() == 2)
+    );
     assert_eq!(loaded[0].watch_timeout, Duration::from_secs(30));
     assert_eq!(loaded[0].log_format, LogFormat::Json);
 }
@@ -122,6 +124,15 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
         ("log-format", "xml"),
         ("log-level", "=="),
         ("log-level", "wran"),
+        ("node-port-addresses", "some"),
+        ("devices", "eth0,,eth1"),
+        ("pod-devices", "a/b"),
+        ("socket-lb", "on"),
+        ("masquerade-all", "1"),
+        ("cluster-cidr", "10.0.0.0/8,10.1.0.0/16"),
+        ("cluster-cidr", "10.0.0.0/33"),
+        ("snat-ports", "0-10"),
+        ("udp-timeout", "0"),
     ];
     for (name, value) in cases {
         let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
@@ -130,8 +141,26 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
 }
 
 #[test]
+fn ports_for_sources_that_may_be_node_ports_are_an_error_that_names_both_settings() {
+    let overlapping = layers(&[("node-name", "n"), ("snat-ports", "20000-30000")], &[]);
+    let error = load(&overlapping).unwrap_err().to_string();
+    for part in ["`snat-ports` (flag), 20000-30000", "`node-port-range` (default), 30000-32767", "overlap"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_defaults_of_the_packet_path_are_those_of_the_contract() {
+    let packet = load(&layers(&[("node-name", "n")], &[])).unwrap().config.packet;
+    assert_eq!(packet.settings, proxy_common::PacketSettings::DEFAULT);
+    assert_eq!(packet.socket_lb, proxy_common::SocketLb::All);
+    assert_eq!(packet.selection, crate::devices::Selection::default());
+}
+
+#[test]
 fn a_capacity_in_which_nothing_fits_is_an_error_that_names_the_setting_and_the_least() {
-    for name in ["services-max", "ring-max", "backends-max", "affinity-max", "source-ranges-max"] {
+    for name in ["services-max", "ring-max", "backends-max", "affinity-max", "source-ranges-max", "flows-max"]
+    {
         for value in ["0", "15"] {
             let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
             let expected = format!("setting `{name}` (flag) is `{value}`: expected a number from 16 to");
@@ -167,6 +196,12 @@ fn every_setting_changes_the_configuration() {
     let base = load(&layers(&[("node-name", "n")], &[])).unwrap().config;
     for setting in SETTINGS {
         let value = match setting.value_name {
+            _ if setting.name == "node-port-range" => "40000-40999",
+            "FIRST-LAST" => "2000-2999",
+            "PATTERN,..." => "x*",
+            "PREFIX,..." => "10.0.0.0/8",
+            "MODE" => "off",
+            "BOOL" => "true",
             "N" | "SECONDS" | "MS" => "17",
             "ADDRESS:PORT" => "127.0.0.9:9",
             "LIST" => "192.0.2.0/24",

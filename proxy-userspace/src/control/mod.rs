@@ -4,6 +4,7 @@
 //! side closes). The socket is for root alone. Must not know how an answer is shown.
 
 mod client;
+mod device_view;
 mod monitor;
 mod protocol;
 mod server;
@@ -11,7 +12,8 @@ mod state;
 mod views;
 
 pub use client::{Client, ClientError};
-pub use protocol::{Reply, Request, StatusView, Subsystem};
+pub use device_view::{DeviceStates, DeviceView, devices_left};
+pub use protocol::{Reply, Request, StatusView, Subsystem, drops};
 pub use server::{ServerError, serve};
 pub use state::AgentState;
 pub use views::{BackendView, EventView, MapView, ServiceView, Views};

@@ -2,9 +2,15 @@
 //!
 //! Must not know how it is computed or shown.
 
+use std::collections::BTreeMap;
+
+use proxy_common::Counter;
 use serde::{Deserialize, Serialize};
 
-use super::views::{BackendView, EventView, MapView, ServiceView};
+use super::{
+    device_view::DeviceView,
+    views::{BackendView, EventView, MapView, ServiceView},
+};
 
 /// A question, one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +64,21 @@ pub struct StatusView {
     pub obstacles: Vec<String>,
     /// The parts.
     pub subsystems: Vec<Subsystem>,
+    /// The devices that have or should have programs.
+    pub devices: Vec<DeviceView>,
+    /// What was refused and dropped since the maps were made, by reason; only what occurred.
+    pub drops: BTreeMap<String, u64>,
     /// Services that do not fit into the maps, with the remedy.
     pub refused: Vec<String>,
     /// What is wrong with objects.
     pub warnings: Vec<String>,
+}
+
+/// The reasons for refusals and drops that occurred.
+pub fn drops(counters: &[(Counter, u64)]) -> BTreeMap<String, u64> {
+    let is_drop = |label: &str| label.starts_with("refused_") || label.starts_with("dropped_");
+    let occurred = counters.iter().filter(|(counter, count)| *count > 0 && is_drop(counter.label()));
+    occurred.map(|(counter, count)| (counter.label().to_owned(), *count)).collect()
 }
 
 /// One part of the agent.
@@ -71,4 +88,21 @@ pub struct Subsystem {
     pub name: String,
     /// How it is, in a few words.
     pub state: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reasons_for_refusals_and_drops_that_occurred_are_told() {
+        let counters = [
+            (Counter::ConnectTcp, 4),
+            (Counter::DroppedLoop, 2),
+            (Counter::RefusedNoEndpoint, 1),
+            (Counter::DroppedNoRoute, 0),
+        ];
+        let told: Vec<_> = drops(&counters).into_iter().collect();
+        assert_eq!(told, [("dropped_routing_loop".to_owned(), 2), ("refused_no_endpoint".to_owned(), 1)]);
+    }
 }

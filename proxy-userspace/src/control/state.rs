@@ -4,13 +4,15 @@
 
 use std::sync::{Arc, Mutex};
 
+use proxy_common::SocketLb;
 use tokio::{
     sync::{mpsc, oneshot},
     task,
 };
 
 use super::{
-    protocol::{StatusView, Subsystem},
+    device_view::DeviceStates,
+    protocol::{StatusView, Subsystem, drops},
     views::Views,
 };
 use crate::{
@@ -30,6 +32,10 @@ pub struct AgentState {
     pub observer: Arc<Observer>,
     /// The programs.
     pub data_plane: Arc<Mutex<DataPlane>>,
+    /// The devices.
+    pub devices: Arc<DeviceStates>,
+    /// Whose sockets are translated.
+    pub socket_lb: SocketLb,
     /// The loop.
     pub questions: mpsc::Sender<Event>,
 }
@@ -45,6 +51,8 @@ impl AgentState {
             ready: obstacles.is_empty(),
             obstacles,
             subsystems: self.subsystems(&progress),
+            devices: self.devices.get(),
+            drops: drops(&self.observer.counters().unwrap_or_default()),
             refused: progress.refused,
             warnings: progress.warnings,
         }
@@ -57,16 +65,21 @@ impl AgentState {
                 "not attached yet; those of an earlier agent go on serving".to_owned()
             }
             Attachment::Waiting => "not attached yet".to_owned(),
+            Attachment::Working { cgroup } if self.socket_lb == SocketLb::Off => {
+                format!("attached to {cgroup}")
+            }
             Attachment::Working { cgroup } => format!("attached to {cgroup}, probe translated"),
             Attachment::Failed { reason } => reason,
         };
         let sources = self.readiness.sources().sources().into_iter();
         let sources = sources
             .map(|source| subsystem(&format!("{:?}", source.source).to_lowercase(), describe(&source)));
-        [subsystem("programs", attached), subsystem("maps", written(progress))]
-            .into_iter()
-            .chain(sources)
-            .collect()
+        let own = [
+            subsystem("programs", attached),
+            subsystem("sockets", translated(self.socket_lb).to_owned()),
+            subsystem("maps", written(progress)),
+        ];
+        own.into_iter().chain(sources).collect()
     }
 
     /// What the kernel has, under the names the loop knows. `None` if it cannot be read.
@@ -84,6 +97,15 @@ impl AgentState {
             return FrontendNames::new();
         }
         names.await.unwrap_or_default()
+    }
+}
+
+/// Whose sockets are translated, and what of the others.
+fn translated(socket_lb: SocketLb) -> &'static str {
+    match socket_lb {
+        SocketLb::All => "all are translated (--socket-lb=all)",
+        SocketLb::Host => "the host's are translated, the others' packets are (--socket-lb=host)",
+        SocketLb::Off => "none is translated, packets are (--socket-lb=off)",
     }
 }
 

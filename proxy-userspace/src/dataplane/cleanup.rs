@@ -8,6 +8,8 @@ use std::{
 };
 
 use super::{
+    clsact,
+    devices::Place,
     lock::{Lock, LockError},
     pins::is_on_bpffs,
 };
@@ -17,16 +19,30 @@ use super::{
 pub struct CleanupReport {
     /// Pins and directories that are gone now.
     pub removed: Vec<PathBuf>,
+    /// Filters that are gone now, by side and the kernel's index of the device.
+    pub filters: Vec<String>,
     /// What is still there, and why.
     pub errors: Vec<String>,
 }
 
-/// Removes every link, map and directory under `pin_dir`, links first: a removed link detaches its program at once.
-/// Finding nothing is success. No agent can start there meanwhile.
+/// Removes every link, map and directory under `pin_dir`, links first: a removed link detaches its program at once; and
+/// the filters of this network namespace. Finding nothing is success. No agent can start there meanwhile.
 ///
 /// # Errors
 /// An agent runs with these pins, wherever its run folder is; nothing was removed.
 pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, LockError> {
+    let mut report = remove_pins(pin_dir)?;
+    match clsact::remove_all() {
+        Ok(places) => {
+            let shown = |place: &Place| format!("{} of device {}", place.side.name(), place.index);
+            report.filters = places.iter().map(shown).collect();
+        }
+        Err(error) => report.errors.push(error.to_string()),
+    }
+    Ok(report)
+}
+
+fn remove_pins(pin_dir: &Path) -> Result<CleanupReport, LockError> {
     let mut report = CleanupReport::default();
     // Not `exists`: what may not be looked at is not gone.
     match fs::metadata(pin_dir).map(drop) {

@@ -4,7 +4,7 @@
 
 use aya::maps::MapInfo;
 use aya_obj::{EbpfSectionKind, Object, ParseError, generated::bpf_map_type};
-use proxy_common::{SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
+use proxy_common::{FLOW_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
 
 use super::Capacities;
 
@@ -29,14 +29,59 @@ pub(super) struct Shape {
     pub(super) flags: u32,
 }
 
-/// The maps that refer to each other by position: all from one run, or none.
-const GROUP: [&str; 6] = [
-    names::SERVICES4,
-    names::SERVICES6,
-    names::RING,
+/// Maps that refer to each other by position: all from one run, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// What the agent writes.
+    Services,
+    /// What the packet path writes.
+    Flows,
+}
+
+impl Group {
+    pub(super) const ALL: [Self; 2] = [Self::Services, Self::Flows];
+
+    fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Services => &[
+                names::SERVICES4,
+                names::SERVICES6,
+                names::RING,
+                names::BACKENDS4,
+                names::BACKENDS6,
+                names::SOURCE_RANGES,
+            ],
+            Self::Flows => &[names::FLOW_KEYS4, names::FLOW_KEYS6, names::FLOWS4, names::FLOWS6],
+        }
+    }
+
+    /// Whether the entries of `map` are what these maps say, so that they mean nothing beside another run's.
+    fn governs(self, map: &str) -> bool {
+        self == Self::Services && map == names::AFFINITY
+    }
+}
+
+/// Maps that are shared between runs. The object has others, which each load makes anew.
+const PINNED: [&str; 19] = [
+    names::AFFINITY,
     names::BACKENDS4,
     names::BACKENDS6,
+    names::COUNTERS,
+    names::DEVICES,
+    names::EVENTS,
+    names::FLOW_KEYS4,
+    names::FLOW_KEYS6,
+    names::FLOWS4,
+    names::FLOWS6,
+    names::FRAGMENTS4,
+    names::FRAGMENTS6,
+    names::PACKET_ONLY,
+    names::RING,
+    names::SERVICES4,
+    names::SERVICES6,
+    names::SOCK_PEERS,
     names::SOURCE_RANGES,
+    names::UDP_FLOWS,
 ];
 
 /// FNV-1a offset basis.
@@ -45,22 +90,26 @@ const SEED: u32 = 0x811c_9dc5;
 impl MapDefinition {
     /// All maps of the object that are shared between runs, in the order of their names.
     pub(super) fn all(object: &[u8], capacities: &Capacities) -> Result<Vec<Self>, ParseError> {
-        let shared = |map: &aya_obj::Map| {
+        let shared = |name: &str, map: &aya_obj::Map| {
             matches!(map.section_kind(), EbpfSectionKind::Maps | EbpfSectionKind::BtfMaps)
+                && PINNED.contains(&name)
         };
         let maps = Object::parse(object)?.maps;
         let mut all: Vec<_> = maps
             .into_iter()
-            .filter(|(_, map)| shared(map))
+            .filter(|(name, map)| shared(name, map))
             .map(|(name, map)| Self::alone(&name, shape(&name, &map, capacities)))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
-        let group = all.iter().filter(|map| map.in_group()).fold(SEED, |hash, map| map.shape.hash(hash));
-        for map in &mut all {
-            if map.in_group() {
-                map.variant = group;
-            } else if map.depends_on_group() {
-                map.variant = map.shape.hash(group);
+        for group in Group::ALL {
+            let members = all.iter().filter(|map| map.is_in(group));
+            let variant = members.fold(SEED, |hash, map| map.shape.hash(hash));
+            for map in &mut all {
+                if map.is_in(group) {
+                    map.variant = variant;
+                } else if group.governs(&map.name) {
+                    map.variant = map.shape.hash(variant);
+                }
             }
         }
         Ok(all)
@@ -78,20 +127,24 @@ impl MapDefinition {
     }
 
     /// Whether the map belongs to those that are taken over together or not at all.
-    pub(super) fn in_group(&self) -> bool {
-        GROUP.contains(&self.name.as_str())
+    pub(super) fn is_in(&self, group: Group) -> bool {
+        group.members().contains(&self.name.as_str())
     }
 
-    /// Whether the map's entries name services or backends by id, so that they mean nothing beside a new group.
-    pub(super) fn depends_on_group(&self) -> bool {
-        self.name == names::AFFINITY
+    /// Whether the map goes when the group goes.
+    pub(super) fn goes_with(&self, group: Group) -> bool {
+        self.is_in(group) || group.governs(&self.name)
     }
 }
 
 /// What the pin names of all maps called `name` begin with whose entries mean what this version thinks they mean.
 pub(super) fn pin_prefix(name: &str) -> String {
-    let per_socket = [names::SOCK_PEERS, names::UDP_FLOWS].contains(&name);
-    let schema = if per_socket { SOCKET_SCHEMA_HASH } else { SCHEMA_HASH };
+    let schema = match name {
+        names::SOCK_PEERS | names::UDP_FLOWS => SOCKET_SCHEMA_HASH,
+        names::FRAGMENTS4 | names::FRAGMENTS6 | names::DEVICES => FLOW_SCHEMA_HASH,
+        _ if Group::Flows.members().contains(&name) => FLOW_SCHEMA_HASH,
+        _ => SCHEMA_HASH,
+    };
     format!("{name}-{schema:08x}")
 }
 
@@ -183,34 +236,29 @@ mod tests {
             let changed = pairs.filter(|(old, new)| old.pin_name() != new.pin_name());
             changed.map(|(old, _)| old.name).collect::<Vec<_>>()
         };
-        let mut dependent = [&GROUP[..], &[names::AFFINITY]].concat();
-        dependent.sort_unstable();
-        assert_eq!(renamed(Capacities { source_ranges: 99, ..Capacities::default() }), dependent);
+        let sorted = |names: &[&'static str]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names
+        };
+        let services = sorted(&[Group::Services.members(), &[names::AFFINITY]].concat());
+        assert_eq!(renamed(Capacities { source_ranges: 99, ..Capacities::default() }), services);
+        let flows = sorted(Group::Flows.members());
+        assert_eq!(renamed(Capacities { flows: 99, ..Capacities::default() }), flows);
         assert_eq!(renamed(Capacities { affinity: 99, ..Capacities::default() }), [names::AFFINITY]);
         assert_eq!(renamed(Capacities::default()), Vec::<String>::new());
     }
 
     #[test]
     fn the_object_has_every_map_of_the_contract_with_the_configured_capacity() {
-        let capacities = Capacities { services: 3, ring: 5, ..Capacities::default() };
+        let capacities = Capacities { services: 3, ring: 5, flows: 7, ..Capacities::default() };
         let all = MapDefinition::all(OBJECT, &capacities).unwrap();
         let find = |name: &str| all.iter().find(|map| map.name == name).unwrap().shape.max_entries;
         assert_eq!((find(names::SERVICES4), find(names::SERVICES6), find(names::RING)), (5, 5, 5));
+        assert_eq!((find(names::FLOWS4), find(names::FLOWS6)), (7, 7));
+        assert_eq!((find(names::FLOW_KEYS4), find(names::FLOW_KEYS6)), (1_038, 1_038));
         assert_eq!(find(names::AFFINITY), names::DEFAULT_AFFINITY);
         let names: Vec<_> = all.iter().map(|map| map.name.as_str()).collect();
-        let contract = [
-            names::AFFINITY,
-            names::BACKENDS4,
-            names::BACKENDS6,
-            names::COUNTERS,
-            names::EVENTS,
-            names::RING,
-            names::SERVICES4,
-            names::SERVICES6,
-            names::SOCK_PEERS,
-            names::SOURCE_RANGES,
-            names::UDP_FLOWS,
-        ];
-        assert_eq!(names, contract);
+        assert_eq!(names, PINNED);
     }
 }

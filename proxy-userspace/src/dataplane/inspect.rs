@@ -2,16 +2,16 @@
 //!
 //! Must not write, nor need the agent's configuration.
 
-use std::{io, os::fd::AsFd, path::Path};
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya_obj::ParseError;
-use proxy_common::Counter;
+use proxy_common::{Counter, PacketSettings};
 use proxy_core::diff::RealisedDump;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{
-    ApplyError, Capacities, MapUsage, ProgramInfo, ReadError,
+    ApplyError, Capacities, DeviceHook, Flow, MapUsage, ProgramInfo, ReadError, clsact,
     definition::MapDefinition,
     handles::MapHandles,
     links::HOOKS,
@@ -19,6 +19,7 @@ use super::{
     observer::Observer,
     pins::{Pins, PinsError},
     sys::{self, Access},
+    tcx,
 };
 
 /// Why there is nothing to look at.
@@ -53,10 +54,24 @@ pub struct LinkStatus {
     pub program_id: u32,
 }
 
+/// One side of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceStatus {
+    /// The kernel's index of the device.
+    pub index: u32,
+    /// `ingress` or `egress`.
+    pub side: &'static str,
+    /// Name of the program; `None` if the device is gone.
+    pub program: Option<String>,
+    /// How it is attached.
+    pub hook: DeviceHook,
+}
+
 /// What an agent left in the kernel, opened to read.
 pub struct Inspection {
     observer: Observer,
     links: Vec<LinkStatus>,
+    devices: Vec<DeviceStatus>,
 }
 
 /// Opens what is pinned under `pin_dir`. Needs the same rights as the agent.
@@ -67,12 +82,34 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, InspectError> {
     let pins = Pins::new(pin_dir);
     let definitions = MapDefinition::all(OBJECT, &Capacities::default())?;
     let links: Vec<LinkStatus> = HOOKS.iter().map(|hook| link_status(&pins, hook.program)).collect();
-    let in_use = links.iter().flat_map(|link| maps_of(link.program_id)).collect();
+    let on_devices = tcx::programs(&pins);
+    let programs = links.iter().map(|link| link.program_id).chain(on_devices.keys().copied());
+    let in_use = programs.flat_map(maps_of).collect();
     let handles = MapHandles::of_pins(&pins, &definitions, &in_use)?;
     if handles.iter().next().is_none() {
         return Err(InspectError::Nothing(pin_dir.display().to_string()));
     }
-    Ok(Inspection { observer: Observer::new(handles, pins, None)?, links })
+    let devices = devices(&pins, &on_devices);
+    // Nobody knows the time-outs of an agent that is gone.
+    let observer = Observer::new(handles, pins, None, PacketSettings::DEFAULT)?;
+    Ok(Inspection { observer, links, devices })
+}
+
+/// Filters can only be told in the network namespace of the agent.
+fn devices(pins: &Pins, programs: &BTreeMap<u32, String>) -> Vec<DeviceStatus> {
+    let linked = tcx::status(pins).into_iter().map(|(place, program)| DeviceStatus {
+        index: place.index,
+        side: place.side.name(),
+        program: program.and_then(|id| programs.get(&id).cloned()),
+        hook: DeviceHook::Tcx,
+    });
+    let filtered = clsact::programs().into_iter().map(|(place, program)| DeviceStatus {
+        index: place.index,
+        side: place.side.name(),
+        program: Some(program),
+        hook: DeviceHook::Clsact,
+    });
+    linked.chain(filtered).collect()
 }
 
 /// The kernel's ids of the maps that a program uses; none if there is no such program.
@@ -84,10 +121,11 @@ fn link_status(pins: &Pins, program: &'static str) -> LinkStatus {
     let info = sys::open_pin(&pins.link(program), Access::Full).and_then(|link| sys::link_info(link.as_fd()));
     let info: io::Result<sys::LinkInfo> = info;
     let info = info.unwrap_or_default();
+    let cgroup_id = info.cgroup().map_or(0, |(id, _)| id);
     LinkStatus {
         program: program.to_owned(),
-        attached: info.cgroup_id != 0,
-        cgroup_id: info.cgroup_id,
+        attached: cgroup_id != 0,
+        cgroup_id,
         program_id: info.program_id,
     }
 }
@@ -123,6 +161,19 @@ impl Inspection {
     /// A program could not be examined.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>, ReadError> {
         self.observer.programs()
+    }
+
+    /// Every flow that the packet path knows.
+    ///
+    /// # Errors
+    /// A map could not be read.
+    pub fn flows(&self) -> Result<Vec<Flow>, ReadError> {
+        self.observer.flows()
+    }
+
+    /// One entry for each side of each device that has a program of ours.
+    pub fn devices(&self) -> &[DeviceStatus] {
+        &self.devices
     }
 
     /// One entry for each hook.

@@ -5,7 +5,7 @@
 //! Must not know what the programs do.
 
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use super::{
     cgroup::Cgroup,
-    sys::{self, Access, LINK_TYPE_CGROUP, LinkInfo},
+    pins,
+    sys::{self, Access, LinkInfo},
 };
 
 /// A hook of the kernel.
@@ -119,7 +120,7 @@ fn is_ours(link: &impl AsFd, hook: Hook, cgroup: &Cgroup) -> bool {
 }
 
 fn matches(info: &LinkInfo, hook: Hook, cgroup_id: u64) -> bool {
-    info.kind == LINK_TYPE_CGROUP && info.cgroup_id == cgroup_id && info.attach_type == hook.attach_type
+    info.cgroup() == Some((cgroup_id, hook.attach_type))
 }
 
 /// `false` if the link lost its cgroup in the meantime.
@@ -133,25 +134,20 @@ fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>, pin: &Path) -> Result<b
 
 /// Attaches a new link and puts it into the place of whatever is pinned: renaming drops the old one, which detaches it.
 fn replace(hook: Hook, program: BorrowedFd<'_>, cgroup: &Cgroup, pin: &Path) -> Result<(), LinkError> {
-    let failed = |source| LinkError::Pin { pin: pin.to_owned(), source };
-    let fresh = pin.with_file_name(format!("{}-new", hook.program));
-    // Left behind by a run that was killed between pinning and renaming.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
     let link = sys::link_to_cgroup(program, cgroup.as_fd(), hook.attach_type).map_err(|source| {
         LinkError::Attach { program: hook.program, cgroup: cgroup.path().to_owned(), source }
     })?;
-    sys::pin(link.as_fd(), &fresh).map_err(failed)?;
-    fs::rename(&fresh, pin).map_err(failed)
+    pins::pin_over(link.as_fd(), pin).map_err(|source| LinkError::Pin { pin: pin.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
     use proxy_common::names::PROGRAMS;
 
-    use super::*;
+    use super::{
+        super::sys::{LINK_TYPE_CGROUP, LINK_TYPE_TCX},
+        *,
+    };
 
     #[test]
     fn every_program_has_one_hook() {
@@ -165,13 +161,14 @@ mod tests {
     #[test]
     fn a_link_elsewhere_or_severed_is_not_ours() {
         let hook = HOOKS[6];
-        let ours = LinkInfo { kind: LINK_TYPE_CGROUP, cgroup_id: 7, attach_type: 10, ..LinkInfo::default() };
+        let ours = LinkInfo { kind: LINK_TYPE_CGROUP, target: [7, 0, 10, 0], ..LinkInfo::default() };
         assert!(matches(&ours, hook, 7));
         let others = [
-            LinkInfo { cgroup_id: 0, ..ours },
-            LinkInfo { cgroup_id: 8, ..ours },
-            LinkInfo { attach_type: 11, ..ours },
-            LinkInfo { kind: 1, ..ours },
+            LinkInfo { target: [0, 0, 10, 0], ..ours },
+            LinkInfo { target: [8, 0, 10, 0], ..ours },
+            LinkInfo { target: [7, 1, 10, 0], ..ours },
+            LinkInfo { target: [7, 0, 11, 0], ..ours },
+            LinkInfo { kind: LINK_TYPE_TCX, ..ours },
         ];
         assert!(others.iter().all(|other| !matches(other, hook, 7)));
     }

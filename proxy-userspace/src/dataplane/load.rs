@@ -10,9 +10,9 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
     maps::Map,
-    programs::{CgroupSockAddr, Iter, ProgramError},
+    programs::{CgroupSockAddr, Iter, ProgramError, SchedClassifier},
 };
-use proxy_common::names;
+use proxy_common::{PacketSettings, SocketLb, names};
 use thiserror::Error;
 
 use super::{Capacities, definition::MapDefinition, pins::Pins, sys};
@@ -85,26 +85,57 @@ pub(super) enum Variant {
     Monitor,
 }
 
+/// What the verifier sees as constants, and the sizes of the maps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Constants {
+    pub(super) capacities: Capacities,
+    pub(super) socket_lb: SocketLb,
+    pub(super) packet: PacketSettings,
+}
+
+/// `BPF_F_IPV6` (linux/bpf.h, kernel 6.16).
+const CHECKSUM_OF_IPV6: u32 = 1 << 7;
+/// The first kernel that knows it; earlier ones refuse the call.
+const KNOWS_CHECKSUM_OF_IPV6: (u32, u32) = (6, 16);
+
+impl Constants {
+    /// Settings with those that follow from others and from the kernel filled in.
+    pub(super) fn new(capacities: Capacities, socket_lb: SocketLb, packet: PacketSettings) -> Self {
+        let knows = sys::kernel_release().is_some_and(|release| release >= KNOWS_CHECKSUM_OF_IPV6);
+        let packet = PacketSettings {
+            flows: capacities.flows,
+            host_by_packet: (socket_lb == SocketLb::Off).into(),
+            ipv6_checksum_flag: if knows { CHECKSUM_OF_IPV6 } else { 0 },
+            ..packet
+        };
+        Self { capacities, socket_lb, packet }
+    }
+}
+
 /// Programs in the kernel, and the maps they use.
 pub(super) struct Loaded {
     ebpf: Ebpf,
 }
 
-/// Loads all socket hooks of one variant. Maps that are pinned are used; the others are created and pinned.
+/// Loads all programs of one variant. Maps that are pinned are used; the others are created and pinned.
 pub(super) fn load(
     definitions: &[MapDefinition],
     pins: &Pins,
-    capacities: &Capacities,
+    constants: &Constants,
     variant: Variant,
 ) -> Result<Loaded, LoadError> {
+    // The host's, where the agent runs.
     let cookie = netns_cookie().map_err(LoadError::NetnsCookie)?;
     let monitor = u8::from(variant == Variant::Monitor);
+    let socket_lb = constants.socket_lb as u32;
     let mut loader = EbpfLoader::new();
     // No program reads kernel structures by name: without this aya would keep the kernel's types in memory.
     loader.btf(None);
     loader.override_global(names::GLOBAL_HOST_NETNS, &cookie, true);
     loader.override_global(names::GLOBAL_MONITOR, &monitor, true);
-    for (map, capacity) in capacities.by_map() {
+    loader.override_global(names::GLOBAL_SOCKET_LB, &socket_lb, true);
+    loader.override_global(names::GLOBAL_PACKET, &constants.packet, true);
+    for (map, capacity) in constants.capacities.by_map() {
         loader.map_max_entries(map, capacity);
     }
     for definition in definitions {
@@ -114,6 +145,10 @@ pub(super) fn load(
     for program in names::PROGRAMS {
         let hook: &mut CgroupSockAddr = find_program(&mut ebpf, program)?;
         hook.load().map_err(|error| refused(program, &error))?;
+    }
+    for program in names::DEVICE_PROGRAMS {
+        let classifier: &mut SchedClassifier = find_program(&mut ebpf, program)?;
+        classifier.load().map_err(|error| refused(program, &error))?;
     }
     Ok(Loaded { ebpf })
 }
@@ -186,9 +221,13 @@ impl Loaded {
 /// `SO_NETNS_COOKIE` (asm-generic/socket.h, kernel 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// The cookie of this process's network namespace: the host's, where the agent runs.
-fn netns_cookie() -> io::Result<u64> {
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+/// The cookie of this thread's network namespace.
+///
+/// # Errors
+/// The kernel is older than 5.14.
+pub fn netns_cookie() -> io::Result<u64> {
+    // A socket of any family does, and this one needs no loopback device that is up.
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let mut cookie = 0_u64;
     let mut length = sys::size::<u64>();
     // SAFETY: the kernel writes at most `length` bytes to `cookie`, and any bytes are a u64.

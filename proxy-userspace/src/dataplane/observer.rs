@@ -9,18 +9,26 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{MapData, PerCpuArray};
-use proxy_common::{AffinityKey, AffinityValue, Counter, TranslatedSocket, names};
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray},
+};
+use proxy_common::{
+    AffinityKey, AffinityValue, Counter, DeviceValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be,
+    PacketSettings, TranslatedSocket, names,
+};
 use proxy_core::diff::RealisedDump;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{
     ApplyError, capacities,
+    flows::{self, Flow, FlowCounts},
     handles::{MapHandle, MapHandles, io_error},
-    links::HOOKS,
+    links::{self, HOOKS},
     pins::Pins,
     sys::{self, Access},
+    tcx,
 };
 
 /// Why something could not be read.
@@ -89,12 +97,20 @@ pub struct Observer {
     counters: PerCpuArray<MapData, u64>,
     pins: Pins,
     lister: Option<OwnedFd>,
+    flow_counter: flows::Counter,
+    /// With the time-outs that tell which flows are over.
+    packet: PacketSettings,
 }
 
 impl Observer {
-    pub(super) fn new(handles: MapHandles, pins: Pins, lister: Option<OwnedFd>) -> Result<Self, ReadError> {
+    pub(super) fn new(
+        handles: MapHandles,
+        pins: Pins,
+        lister: Option<OwnedFd>,
+        packet: PacketSettings,
+    ) -> Result<Self, ReadError> {
         let counters = handles.typed(names::COUNTERS)?;
-        Ok(Self { handles, counters, pins, lister })
+        Ok(Self { handles, counters, pins, lister, flow_counter: flows::Counter::default(), packet })
     }
 
     /// What the programs counted since the maps were made, summed over the CPUs.
@@ -129,14 +145,49 @@ impl Observer {
             names::BACKENDS4 => dump.backends4.len(),
             names::BACKENDS6 => dump.backends6.len(),
             names::SOURCE_RANGES => dump.source_ranges.len(),
-            names::AFFINITY => {
-                let mut clients = 0;
-                self.handles.for_each(names::AFFINITY, |_: AffinityKey, _: AffinityValue| clients += 1)?;
-                clients
-            }
-            _ => return Ok(None),
+            name => return self.counted(name),
         };
         Ok(Some(used as u64))
+    }
+
+    /// Entries of a map that only counting tells; `None` where there is nothing to count.
+    fn counted(&self, name: &str) -> Result<Option<u64>, ReadError> {
+        let census = || self.flow_counter.census(&self.handles, self.packet);
+        let counted = match name {
+            names::AFFINITY => self.count::<AffinityKey, AffinityValue>(names::AFFINITY)?,
+            names::FLOWS4 => first(census()?.flows).alive(),
+            names::FLOWS6 => second(census()?.flows).alive(),
+            names::FLOW_KEYS4 => first(census()?.keys),
+            names::FLOW_KEYS6 => second(census()?.keys),
+            names::FRAGMENTS4 => self.count::<FragmentKey<Ipv4Be>, FragmentValue>(names::FRAGMENTS4)?,
+            names::FRAGMENTS6 => self.count::<FragmentKey<Ipv6Be>, FragmentValue>(names::FRAGMENTS6)?,
+            names::DEVICES => self.count::<u32, DeviceValue>(names::DEVICES)?,
+            names::PACKET_ONLY => self.count::<u64, u8>(names::PACKET_ONLY)?,
+            _ => return Ok(None),
+        };
+        Ok(Some(counted))
+    }
+
+    fn count<K: Pod, V: Pod>(&self, map: &'static str) -> Result<u64, ReadError> {
+        let mut number = 0;
+        self.handles.for_each(map, |_: K, _: V| number += 1)?;
+        Ok(number)
+    }
+
+    /// Every flow that the packet path knows. Reads the table whole: some milliseconds for each 10,000 places.
+    ///
+    /// # Errors
+    /// A map could not be read.
+    pub fn flows(&self) -> Result<Vec<Flow>, ReadError> {
+        Ok(flows::list(&self.handles, self.packet)?)
+    }
+
+    /// How many flows there are, or were a moment ago: IPv4, then IPv6.
+    ///
+    /// # Errors
+    /// A map could not be read.
+    pub fn flow_counts(&self) -> Result<[FlowCounts; 2], ReadError> {
+        Ok(self.flow_counter.census(&self.handles, self.packet)?.flows)
     }
 
     /// The programs that are attached now.
@@ -144,16 +195,13 @@ impl Observer {
     /// # Errors
     /// A program could not be examined.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>, ReadError> {
-        let linked = |program| {
-            let link = sys::open_pin(&self.pins.link(program), Access::Full).ok()?;
-            Some((program, sys::link_info(link.as_fd()).ok()?.program_id))
+        let on_cgroup = |hook: &links::Hook| {
+            let link = sys::open_pin(&self.pins.link(hook.program), Access::Full).ok()?;
+            Some((hook.program.to_owned(), sys::link_info(link.as_fd()).ok()?.program_id))
         };
-        let examine = |(name, id): (&str, u32)| {
-            let failed = |source| ReadError::Program { program: name.to_owned(), source };
-            let program = sys::program_by_id(id).map_err(failed)?;
-            program_info(name, program.as_fd())
-        };
-        HOOKS.iter().filter_map(|hook| linked(hook.program)).map(examine).collect()
+        let on_cgroup: Vec<_> = HOOKS.iter().filter_map(on_cgroup).collect();
+        let on_devices = tcx::programs(&self.pins).into_iter().map(|(id, name)| (name, id));
+        on_cgroup.into_iter().chain(on_devices).map(|(name, id)| examine(&name, id)).collect()
     }
 
     /// Everything the service maps hold.
@@ -176,6 +224,20 @@ impl Observer {
             .map_err(ReadError::Sockets)?;
         Ok(records(&bytes))
     }
+}
+
+fn first<T>([first, _]: [T; 2]) -> T {
+    first
+}
+
+fn second<T>([_, second]: [T; 2]) -> T {
+    second
+}
+
+fn examine(name: &str, id: u32) -> Result<ProgramInfo, ReadError> {
+    let failed = |source| ReadError::Program { program: name.to_owned(), source };
+    let program = sys::program_by_id(id).map_err(failed)?;
+    program_info(name, program.as_fd())
 }
 
 /// Details of one program.

@@ -27,7 +27,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    definition::{MapDefinition, Shape},
+    definition::{Group, MapDefinition, Shape},
     sys::{self, Access},
 };
 
@@ -128,9 +128,9 @@ impl Pins {
     }
 
     /// Removes every pin that may not be taken over, so that the loader creates those maps anew. Returns whether the
-    /// group of service maps was taken over; if not, none of it is left.
+    /// group of service maps was taken over; if a group is not, none of it is left.
     pub(super) fn admit(&self, definitions: &[MapDefinition]) -> Result<bool, PinsError> {
-        let mut group_complete = true;
+        let mut missing = Vec::new();
         for definition in definitions {
             let found = self.find(definition);
             if let Found::Foreign(why) = &found {
@@ -140,21 +140,23 @@ impl Pins {
                 );
                 remove(&self.map(definition))?;
             }
-            group_complete &= found == Found::Same || !definition.in_group();
+            if found != Found::Same {
+                missing.push(definition);
+            }
         }
-        if !group_complete {
-            self.drop_group(definitions)?;
+        let is_complete = |group: &Group| !missing.iter().any(|map| map.is_in(*group));
+        for group in Group::ALL.into_iter().filter(|group| !is_complete(group)) {
+            self.drop_group(group, definitions)?;
         }
-        Ok(group_complete)
+        Ok(is_complete(&Group::Services))
     }
 
-    fn drop_group(&self, definitions: &[MapDefinition]) -> Result<(), PinsError> {
-        let dependent = |map: &&MapDefinition| map.in_group() || map.depends_on_group();
-        for definition in definitions.iter().filter(dependent) {
+    fn drop_group(&self, group: Group, definitions: &[MapDefinition]) -> Result<(), PinsError> {
+        for definition in definitions.iter().filter(|map| map.goes_with(group)) {
             if remove(&self.map(definition))? {
                 info!(
                     map = definition.name,
-                    "the service maps are not complete: this one is rebuilt with the rest"
+                    "the maps it belongs to are not complete: this one is rebuilt with the rest"
                 );
             }
         }
@@ -212,6 +214,23 @@ pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinsError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// What the name of a pin ends in that is about to replace another.
+pub(super) const REPLACEMENT: &str = "-new";
+
+/// Pins a link in the place of whatever is pinned there: renaming drops the old one, which detaches it.
+pub(super) fn pin_over(link: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let mut name = pin.file_name().unwrap_or_default().to_owned();
+    name.push(REPLACEMENT);
+    let fresh = pin.with_file_name(name);
+    // Left behind by a run that was killed between pinning and renaming.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    sys::pin(link, &fresh)?;
+    fs::rename(&fresh, pin)
 }
 
 fn create(directory: &Path) -> Result<(), PinsError> {

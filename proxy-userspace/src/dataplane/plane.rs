@@ -1,17 +1,19 @@
 //! The data plane of a running agent: lock, pins, programs, links, probe.
 //!
 //! The order is the caller's and decides that nothing is ever half: [`DataPlane::open`] takes over or makes the maps,
-//! the caller fills them, [`DataPlane::attach`] puts the programs on the hooks, [`DataPlane::probe`] proves it. Nothing
-//! is undone when the value is dropped: the data plane goes on without the agent.
+//! the caller fills them, [`DataPlane::attach`] puts the programs on the hooks of the cgroup, [`DataPlane::probe`]
+//! proves it, [`DataPlane::attach_device`] puts programs on devices. Nothing is undone when the value is dropped: the
+//! data plane goes on without the agent.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya_obj::ParseError;
-use proxy_common::{Counter, names};
+use proxy_common::{Counter, DeviceValue, PacketSettings, SocketLb, names};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -19,10 +21,12 @@ use super::{
     ApplyError, Capacities, KernelMaps, MapUsage, ProgramInfo, ReadError,
     cgroup::{Cgroup, CgroupError},
     definition::MapDefinition,
+    device_values,
+    devices::{DeviceError, DeviceHook, DeviceRole, Devices},
     events::EventStream,
     handles::MapHandles,
     links::{self, HOOKS, LinkAction, LinkError},
-    load::{self, LoadError, Loaded, OBJECT, Variant},
+    load::{self, Constants, LoadError, Loaded, OBJECT, Variant},
     lock::{Lock, LockError},
     observer::{self, Observer},
     pins::{Pins, PinsError},
@@ -41,6 +45,13 @@ pub struct DataPlaneConfig {
     pub cgroup: Option<PathBuf>,
     /// Sizes of the maps.
     pub capacities: Capacities,
+    /// Whose sockets are translated at the socket.
+    pub socket_lb: SocketLb,
+    /// Settings of the packet path. What follows from the others and from the kernel is filled in: `flows`,
+    /// `host_by_packet`, `ipv6_checksum_flag`.
+    pub packet: PacketSettings,
+    /// How programs get onto devices; `None` for tcx where the kernel has it.
+    pub device_hook: Option<DeviceHook>,
     /// Run as `PROGRAM probe-client ...` when the agent is outside the attached cgroup; `/proc/self/exe` by default.
     pub probe_program: PathBuf,
 }
@@ -52,6 +63,9 @@ impl Default for DataPlaneConfig {
             lock_file: "/run/sheave/agent.lock".into(),
             cgroup: None,
             capacities: Capacities::default(),
+            socket_lb: SocketLb::All,
+            packet: PacketSettings::DEFAULT,
+            device_hook: None,
             probe_program: "/proc/self/exe".into(),
         }
     }
@@ -86,6 +100,9 @@ pub enum AttachError {
     /// A hook.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The programs.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -101,9 +118,10 @@ pub enum AttachError {
 pub struct DataPlane {
     pins: Pins,
     definitions: Vec<MapDefinition>,
-    capacities: Capacities,
+    constants: Constants,
     probe_program: PathBuf,
     cgroup: Cgroup,
+    devices: Devices,
     inherited: bool,
     quiet: Loaded,
     /// Loaded while somebody watches.
@@ -134,21 +152,22 @@ impl DataPlane {
         let pin_lock = Lock::take_directory(&config.pin_dir)?;
         pins.make_folders()?;
         let succeeds_another = pins.any_link()?;
-        let capacities = config.capacities;
-        let definitions = MapDefinition::all(OBJECT, &capacities)?;
+        let constants = Constants::new(config.capacities, config.socket_lb, config.packet);
+        let definitions = MapDefinition::all(OBJECT, &constants.capacities)?;
         let inherited = pins.admit(&definitions)?;
-        let mut quiet = load::load(&definitions, &pins, &capacities, Variant::Quiet)?;
+        let mut quiet = load::load(&definitions, &pins, &constants, Variant::Quiet)?;
         let handles = MapHandles::of_programs(&quiet, &definitions)?;
-        let mut maps = KernelMaps::open(&handles, capacities)?;
+        let mut maps = KernelMaps::open(&handles, constants.capacities)?;
         // A run that was killed while it probed left records that nobody else would remove.
         probe::remove_records(&mut maps)?;
         let lister = lister(&mut quiet, &handles);
         Ok(Self {
             pins,
             definitions,
-            capacities,
+            constants,
             probe_program: config.probe_program.clone(),
             cgroup,
+            devices: Devices::new(config.device_hook),
             inherited,
             quiet,
             monitor: None,
@@ -172,7 +191,7 @@ impl DataPlane {
     /// # Errors
     /// The process is out of descriptors or address space.
     pub fn clone_maps(&self) -> Result<KernelMaps, OpenError> {
-        Ok(KernelMaps::open(&self.handles, self.capacities)?)
+        Ok(KernelMaps::open(&self.handles, self.constants.capacities)?)
     }
 
     /// Whether the service maps are those of an earlier agent; otherwise they are empty.
@@ -184,6 +203,11 @@ impl DataPlane {
     /// from the same maps or from others.
     pub fn succeeds_another(&self) -> bool {
         self.succeeds_another
+    }
+
+    /// Whose sockets are translated.
+    pub fn socket_lb(&self) -> SocketLb {
+        self.constants.socket_lb
     }
 
     /// The cgroup directory the programs are for.
@@ -215,8 +239,8 @@ impl DataPlane {
         HOOKS.iter().map(put).collect()
     }
 
-    /// Proves that sockets in the attached cgroup are translated. Writes to the maps and cleans up after itself;
-    /// blocks for some milliseconds, or some seconds if the hooks have no effect.
+    /// Proves that sockets in the attached cgroup are translated, which with [`SocketLb::Off`] they are not. Writes to
+    /// the maps and cleans up after itself; blocks for some milliseconds, or some seconds if the hooks have no effect.
     ///
     /// # Errors
     /// See [`ProbeError`].
@@ -237,18 +261,79 @@ impl DataPlane {
             return Ok(());
         }
         if on {
-            let monitor = load::load(&self.definitions, &self.pins, &self.capacities, Variant::Monitor)?;
-            if let Err(error) = self.put_on_hooks(&monitor) {
-                // Some hooks may tell already: nobody would silence them later.
-                self.put_on_hooks(&self.quiet)?;
+            let monitor = load::load(&self.definitions, &self.pins, &self.constants, Variant::Monitor)?;
+            if let Err(error) = self.exchange(&monitor) {
+                // Some places may tell already: nobody would silence them later.
+                self.exchange(&self.quiet)?;
                 return Err(error);
             }
             self.monitor = Some(monitor);
         } else {
-            self.put_on_hooks(&self.quiet)?;
+            self.exchange(&self.quiet)?;
             self.monitor = None;
         }
         Ok(())
+    }
+
+    /// Puts these programs on every hook and device.
+    fn exchange(&self, loaded: &Loaded) -> Result<(), AttachError> {
+        self.put_on_hooks(loaded)?;
+        Ok(self.devices.exchange(loaded, &self.pins)?)
+    }
+
+    /// Puts the programs of `role` on both sides of a device of this thread's network namespace: the one for packets
+    /// that leave first, in place where an earlier agent's are. A second call repairs, or changes the role. Call it
+    /// when the maps hold what they should.
+    ///
+    /// # Errors
+    /// See [`DeviceError`]; one of the two sides may have its program.
+    pub fn attach_device(&mut self, index: u32, role: DeviceRole) -> Result<LinkAction, DeviceError> {
+        let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
+        self.devices.attach(index, role, loaded, &self.pins)
+    }
+
+    /// Takes our programs off one device.
+    ///
+    /// # Errors
+    /// See [`DeviceError`].
+    pub fn detach_device(&mut self, index: u32) -> Result<(), DeviceError> {
+        self.devices.keep_only(|other| other != index, &self.pins).map(drop)
+    }
+
+    /// Takes our programs off every device but these, also what an earlier agent left on devices that are gone.
+    /// Returns the devices.
+    ///
+    /// # Errors
+    /// See [`DeviceError`]; some may be left.
+    pub fn keep_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<BTreeSet<u32>, DeviceError> {
+        self.devices.keep_only(|index| wanted.contains(&index), &self.pins)
+    }
+
+    /// The devices that have programs of this agent, by the kernel's index.
+    pub fn devices(&self) -> &BTreeMap<u32, DeviceRole> {
+        self.devices.roles()
+    }
+
+    /// How programs get onto devices here.
+    pub fn device_hook(&self) -> DeviceHook {
+        self.devices.hook()
+    }
+
+    /// Tells the packet path what it must know of a device; [`proxy_common::device::NODE_DEFAULT`] stands for all
+    /// others.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn set_device(&mut self, index: u32, value: DeviceValue) -> Result<(), ApplyError> {
+        device_values::put(&self.handles, index, value)
+    }
+
+    /// Makes the map of devices hold exactly this.
+    ///
+    /// # Errors
+    /// The map could not be read or written.
+    pub fn set_devices(&mut self, values: &BTreeMap<u32, DeviceValue>) -> Result<(), ApplyError> {
+        device_values::replace(&self.handles, values)
     }
 
     /// The decisions of the programs from now on; silent unless [`DataPlane::set_monitor`] is on. One reader at a time,
@@ -266,7 +351,7 @@ impl DataPlane {
     /// The process is out of descriptors.
     pub fn observer(&self) -> Result<Observer, ReadError> {
         let lister = self.lister.as_ref().map(OwnedFd::try_clone).transpose().map_err(ReadError::Sockets)?;
-        Observer::new(self.handles.clone(), self.pins.clone(), lister)
+        Observer::new(self.handles.clone(), self.pins.clone(), lister, self.constants.packet)
     }
 
     /// See [`Observer::counters`].
@@ -285,6 +370,14 @@ impl DataPlane {
         self.observer()?.usage()
     }
 
+    /// A program on devices, to run it without a device.
+    ///
+    /// # Errors
+    /// There is no program of this name.
+    pub fn device_program(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        self.monitor.as_ref().unwrap_or(&self.quiet).program(name)
+    }
+
     /// The programs of this agent, attached or not.
     ///
     /// # Errors
@@ -296,7 +389,7 @@ impl DataPlane {
                 |error| ReadError::Program { program: (*name).to_owned(), source: io::Error::other(error) };
             observer::program_info(name, loaded.program(name).map_err(failed)?)
         };
-        names::PROGRAMS.iter().map(examine).collect()
+        names::PROGRAMS.iter().chain(&names::DEVICE_PROGRAMS).map(examine).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 //! The few bpf(2) calls that aya 0.14 does not offer: links that are updated in place, pins opened read-only, an
-//! iterator over one map, batched reading, program details.
+//! iterator over one map, batched reading, program details, who is attached to a device.
 //!
 //! Every attribute struct is the beginning of the kernel's `union bpf_attr` for its command (linux/bpf.h); the kernel
 //! takes the rest as zero. Must not know what the objects are for.
@@ -26,6 +26,7 @@ enum Command {
     ObjectGet = 7,
     ProgramById = 13,
     InfoByFd = 15,
+    ProgramQuery = 16,
     LookupBatch = 24,
     LinkCreate = 28,
     LinkUpdate = 29,
@@ -34,6 +35,8 @@ enum Command {
 
 /// `enum bpf_link_type`: a program on a cgroup.
 pub(super) const LINK_TYPE_CGROUP: u32 = 3;
+/// `enum bpf_link_type`: a program on a network device.
+pub(super) const LINK_TYPE_TCX: u32 = 11;
 /// `enum bpf_attach_type`: an iterator.
 const ATTACH_ITERATOR: u32 = 28;
 /// `BPF_F_RDONLY`: the descriptor only reads the map.
@@ -118,7 +121,24 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// The beginning of `struct bpf_link_info`, with the part for cgroups.
+/// The part of `union bpf_attr` for `BPF_PROG_QUERY`.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    padding: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The beginning of `struct bpf_link_info`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkInfo {
@@ -127,11 +147,23 @@ pub(super) struct LinkInfo {
     pub(super) id: u32,
     pub(super) program_id: u32,
     pub(super) padding: u32,
-    /// 0 when the cgroup is gone.
-    pub(super) cgroup_id: u64,
-    /// `enum bpf_attach_type`.
-    pub(super) attach_type: u32,
-    pub(super) padding2: u32,
+    /// A union by `kind`: for a cgroup its id as 64 bits, 0 when it is gone, and the `enum bpf_attach_type`; for a
+    /// device its index, 0 when it is gone, and the `enum bpf_attach_type`.
+    pub(super) target: [u32; 4],
+}
+
+impl LinkInfo {
+    /// Id of the cgroup and attach type; `None` for a link of another kind.
+    pub(super) fn cgroup(&self) -> Option<(u64, u32)> {
+        let [low, high, attach_type, _] = self.target;
+        (self.kind == LINK_TYPE_CGROUP).then(|| (u64::from(low) | u64::from(high) << 32, attach_type))
+    }
+
+    /// Index of the device and attach type; `None` for a link of another kind.
+    pub(super) fn device(&self) -> Option<(u32, u32)> {
+        let [index, attach_type, ..] = self.target;
+        (self.kind == LINK_TYPE_TCX).then_some((index, attach_type))
+    }
 }
 
 /// # Safety
@@ -201,9 +233,19 @@ pub(super) fn link_to_cgroup(
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
+    create_link(program, number(cgroup), attach_type)
+}
+
+/// Attaches a program to a device of this thread's network namespace, after the programs that are there already
+/// (tcx, kernel 6.6). It is detached when the last descriptor and pin of the link are gone, or with the device.
+pub(super) fn link_to_device(program: BorrowedFd<'_>, index: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    create_link(program, index, attach_type)
+}
+
+fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr {
         program: number(program),
-        target: number(cgroup),
+        target,
         attach_type,
         flags: 0,
         iterator_info: 0,
@@ -214,7 +256,27 @@ pub(super) fn link_to_cgroup(
     unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
 }
 
-/// Replaces the program of a link in one step. `ENOLINK`: the cgroup is gone.
+/// More programs than the kernel admits on one side of a device: 63 (`bpf_mprog_max`, linux/bpf_mprog.h).
+const DEVICE_PROGRAMS: usize = 64;
+
+/// Ids of the links on one side of a device of this thread's network namespace. `EINVAL`: a kernel without tcx.
+pub(super) fn device_links(index: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    let (mut programs, mut links) = (vec![0_u32; DEVICE_PROGRAMS], vec![0_u32; DEVICE_PROGRAMS]);
+    let mut attr = QueryAttr {
+        target: index,
+        attach_type,
+        program_ids: programs.as_mut_ptr() as u64,
+        count: u32::try_from(DEVICE_PROGRAMS).unwrap_or_default(),
+        link_ids: links.as_mut_ptr() as u64,
+        ..QueryAttr::default()
+    };
+    // SAFETY: both lists outlive the call and have room for the number of elements told.
+    unsafe { bpf(Command::ProgramQuery, &mut attr) }?;
+    links.truncate(attr.count as usize);
+    Ok(links)
+}
+
+/// Replaces the program of a link in one step. `ENOLINK`: the cgroup or device is gone.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr =
         LinkUpdateAttr { link: number(link), new_program: number(program), flags: 0, old_program: 0 };
@@ -240,6 +302,17 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
     // SAFETY: `info` outlives the call and the kernel writes no more than its size.
     unsafe { bpf(Command::InfoByFd, &mut attr) }?;
     Ok(info)
+}
+
+/// Major and minor number of the running kernel; `None` if its name says neither.
+pub(super) fn kernel_release() -> Option<(u32, u32)> {
+    let name = nix::sys::utsname::uname().ok()?;
+    release(name.release().to_str()?)
+}
+
+fn release(name: &str) -> Option<(u32, u32)> {
+    let mut numbers = name.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// More maps than any program of ours uses.
@@ -346,4 +419,25 @@ pub(super) unsafe fn lookup_batch<K, V>(
         values.set_len(read);
     }
     Ok((!end && read > 0).then_some(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_s_name_tells_its_release() {
+        let cases = [
+            ("6.18.44-fc-v669", Some((6, 18))),
+            ("6.1.0-56-cloud-amd64", Some((6, 1))),
+            ("5.15", Some((5, 15))),
+            ("6.16-rc1", Some((6, 16))),
+            ("linux", None),
+            ("", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(release(name), expected, "{name}");
+        }
+        assert!(kernel_release().is_some());
+    }
 }

@@ -3,7 +3,10 @@
 //! Must not know who asks.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -41,6 +44,8 @@ pub struct Readiness {
     progress: Arc<Progress>,
     sources: Arc<WatchStatus>,
     attachment: Mutex<Attachment>,
+    /// Whether every device has yet to be looked at once. One on which attaching failed does not count against the node.
+    devices_waiting: AtomicBool,
     /// Whether this node should have an object (it has none when the source is a folder of manifests).
     needs_node: bool,
     /// Whether an earlier agent's programs were at work when this one started.
@@ -51,7 +56,19 @@ impl Readiness {
     /// Nothing is attached yet.
     pub fn new(progress: Arc<Progress>, sources: Arc<WatchStatus>, needs_node: bool) -> Self {
         let attachment = Mutex::new(Attachment::Waiting);
-        Self { progress, sources, attachment, needs_node, succeeds_another: false }
+        let devices_waiting = AtomicBool::new(false);
+        Self { progress, sources, attachment, devices_waiting, needs_node, succeeds_another: false }
+    }
+
+    /// The same, for an agent that puts programs on devices.
+    #[must_use]
+    pub fn with_devices(self) -> Self {
+        Self { devices_waiting: AtomicBool::new(true), ..self }
+    }
+
+    /// Every device was looked at.
+    pub fn devices_done(&self) {
+        self.devices_waiting.store(false, Ordering::Release);
     }
 
     /// The same, for an agent at whose start an earlier one's programs were at work, or not.
@@ -73,6 +90,10 @@ impl Readiness {
     /// What became of attaching.
     pub fn attachment(&self) -> Attachment {
         self.attachment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn waits_for_devices(&self) -> bool {
+        self.devices_waiting.load(Ordering::Acquire)
     }
 
     /// How far the loop is.
@@ -108,6 +129,9 @@ impl Readiness {
             Attachment::Failed { reason } => obstacles.push(reason),
             Attachment::Working { .. } => {}
         }
+        if self.waits_for_devices() {
+            obstacles.push("programs not attached to the devices yet".to_owned());
+        }
         obstacles
     }
 
@@ -116,7 +140,7 @@ impl Readiness {
     pub fn is_healthy(&self) -> bool {
         let in_force = match self.attachment() {
             Attachment::Waiting => self.succeeds_another,
-            Attachment::Working { .. } => true,
+            Attachment::Working { .. } => self.succeeds_another || !self.waits_for_devices(),
             Attachment::Failed { .. } => false,
         };
         in_force && self.is_alive() && !self.progress.is_overdue()

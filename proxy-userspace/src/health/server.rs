@@ -150,6 +150,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn until_the_devices_were_looked_at_clients_outside_get_no_answer() {
+        for succeeds_another in [false, true] {
+            let progress = Arc::new(Progress::default());
+            let readiness = Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), false);
+            let readiness = Arc::new(readiness.with_devices().succeeding(succeeds_another));
+            progress.succeeded();
+            readiness.set_attachment(Attachment::Working { cgroup: "/".to_owned() });
+            assert!(readiness.obstacles().iter().any(|obstacle| obstacle.contains("devices")));
+            assert_eq!(status(&readiness, "/healthz").await, if succeeds_another { 200 } else { 503 });
+            readiness.devices_done();
+            assert!(!readiness.obstacles().iter().any(|obstacle| obstacle.contains("devices")));
+            assert_eq!(status(&readiness, "/healthz").await, 200);
+        }
+    }
+
+    #[tokio::test]
     async fn a_node_without_an_object_gets_no_new_traffic() {
         let progress = Arc::new(Progress::default());
         let readiness = Arc::new(Readiness::new(Arc::clone(&progress), Arc::new(WatchStatus::new()), true));

@@ -293,6 +293,8 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Plans everything. Only if every write of the plan succeeded is it known that nothing unwanted is left.
     fn sync_full(&mut self) -> Result<(), SyncError> {
+        // Everything is planned, whatever had changed; and it need not be in memory twice.
+        self.pending.clear();
         let wanted = self.engine.all();
         self.stuck.clear();
         let plan = self.planner.plan_full(&wanted);
@@ -300,7 +302,6 @@ impl<M: LbMaps> Reconciler<M> {
         self.note_refused(&changed, &plan.refused);
         let written = self.apply(&plan.ops);
         self.full_due = written.is_err();
-        self.pending.clear();
         let Err(error) = written else {
             self.udp_left = true;
             return Ok(());

@@ -1,4 +1,5 @@
-//! Sockets of local clients: which of them talk to a backend that left, and their end.
+//! Sockets of local clients: which of them talk to a backend that left, and their end; the network namespaces they are
+//! in.
 //!
 //! A connected UDP socket goes on sending to the backend its first datagram went to. When that backend is gone, the
 //! socket is destroyed: the program's next receive says ECONNABORTED, its next send EDESTADDRREQ, and it connects anew.
@@ -9,3 +10,4 @@ mod diag;
 mod netns;
 
 pub use destroy::{DestroyReport, destroy_udp};
+pub use netns::{netns_cookie_of, netns_paths};

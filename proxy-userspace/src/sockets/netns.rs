@@ -3,12 +3,17 @@
 //! Must not know what is done in them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
 };
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::dataplane::netns_cookie;
 
 /// Namespaces that processes are in.
 const PROCESSES: &str = "/proc";
@@ -52,6 +57,39 @@ impl Namespaces {
     }
 }
 
+/// The cookie of the network namespace at this path, by a thread that enters it.
+///
+/// # Errors
+/// There is no network namespace there, or this process may not enter it.
+pub fn netns_cookie_of(path: &Path) -> io::Result<u64> {
+    let namespace = File::open(path)?;
+    let enter = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        netns_cookie()
+    };
+    let broken = |_| io::Error::other("the thread that enters the namespace broke down");
+    thread::Builder::new().name("netns-cookie".to_owned()).spawn(enter)?.join().map_err(broken)?
+}
+
+/// A path to each of the namespaces with these cookies that can be found.
+pub fn netns_paths(cookies: &[u64]) -> BTreeMap<u64, PathBuf> {
+    let mut known = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let by_process = processes().into_iter().map(|process| process.join("ns/net"));
+    for path in entries(Path::new(NAMED)).into_iter().chain(by_process) {
+        if known.len() == cookies.len() {
+            break;
+        }
+        if !identify(&path).is_ok_and(|identity| seen.insert(identity)) {
+            continue;
+        }
+        if let Some(cookie) = netns_cookie_of(&path).ok().filter(|cookie| cookies.contains(cookie)) {
+            known.insert(cookie, path);
+        }
+    }
+    known
+}
+
 fn processes() -> Vec<PathBuf> {
     let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     let mut paths = entries(Path::new(PROCESSES));
@@ -81,6 +119,13 @@ mod tests {
         let mut namespaces = Namespaces::default();
         assert_eq!(namespaces.of_processes().iter().filter(|file| same(file)).count(), 1);
         assert_eq!(namespaces.of_threads().iter().filter(|file| same(file)).count(), 0);
+    }
+
+    #[test]
+    fn a_path_that_is_no_namespace_has_no_cookie() {
+        assert!(netns_cookie_of(Path::new("/proc/self/ns/none")).is_err());
+        assert!(netns_cookie_of(Path::new("/proc/self/status")).is_err());
+        assert!(netns_paths(&[]).is_empty());
     }
 
     #[test]

@@ -43,11 +43,11 @@ pub(super) fn service(object: Service) -> ServiceObject {
         affinity_seconds: affinity_seconds(&spec),
         service_type: spec.type_.unwrap_or_default(),
         cluster_ip: spec.cluster_ip.unwrap_or_default(),
-        cluster_ips: spec.cluster_ips.unwrap_or_default(),
-        ports: spec.ports.unwrap_or_default().into_iter().map(service_port).collect(),
-        external_ips: spec.external_ips.unwrap_or_default(),
+        cluster_ips: list(spec.cluster_ips, same),
+        ports: list(spec.ports, service_port),
+        external_ips: list(spec.external_ips, same),
         ingress: ingress(object.status),
-        source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
+        source_ranges: list(spec.load_balancer_source_ranges, same),
         session_affinity: spec.session_affinity.unwrap_or_default(),
         internal_policy: spec.internal_traffic_policy.unwrap_or_default(),
         external_policy: spec.external_traffic_policy.unwrap_or_default(),
@@ -64,8 +64,8 @@ pub(super) fn slice(object: EndpointSlice) -> SliceObject {
         proxy_name: label(&metadata, PROXY_NAME_LABEL),
         headless_label: has_label(&metadata, HEADLESS_LABEL),
         address_type: object.address_type,
-        ports: object.ports.unwrap_or_default().into_iter().map(slice_port).collect(),
-        endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+        ports: list(object.ports, slice_port),
+        endpoints: list(object.endpoints, endpoint),
     }
 }
 
@@ -82,6 +82,19 @@ pub(super) fn node(object: Node) -> NodeObject {
             .map(|address| NodeAddress { kind: address.type_, address: address.address })
             .collect(),
     }
+}
+
+/// Converts a list into memory of its own, of just the size it needs: `collect` would keep that of the API's elements,
+/// which are three times as large and read into a list with room to grow.
+fn list<T, U>(elements: Option<Vec<T>>, convert: impl FnMut(T) -> U) -> Vec<U> {
+    let elements = elements.unwrap_or_default();
+    let mut converted = Vec::with_capacity(elements.len());
+    converted.extend(elements.into_iter().map(convert));
+    converted
+}
+
+fn same<T>(element: T) -> T {
+    element
 }
 
 fn is_deleting(node: &Node) -> bool {
@@ -116,7 +129,7 @@ fn ingress(status: Option<ServiceStatus>) -> Vec<IngressObject> {
         ip: entry.ip.unwrap_or_default(),
         ip_mode: entry.ip_mode,
     };
-    entries.unwrap_or_default().into_iter().map(one).collect()
+    list(entries, one)
 }
 
 fn slice_port(port: EndpointPort) -> SlicePort {
@@ -127,13 +140,13 @@ fn endpoint(endpoint: Endpoint) -> EndpointObject {
     let conditions = endpoint.conditions.unwrap_or_default();
     let EndpointHints { for_nodes, for_zones } = endpoint.hints.unwrap_or_default();
     EndpointObject {
-        addresses: endpoint.addresses,
+        addresses: list(Some(endpoint.addresses), same),
         ready: conditions.ready,
         serving: conditions.serving,
         terminating: conditions.terminating,
         node_name: endpoint.node_name,
-        for_zones: for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
-        for_nodes: for_nodes.unwrap_or_default().into_iter().map(|node| node.name).collect(),
+        for_zones: list(for_zones, |zone| zone.name),
+        for_nodes: list(for_nodes, |node| node.name),
     }
 }
 

@@ -21,7 +21,8 @@ const ASYNC_AND_KERNEL: &[&str] =
 const TABLE: &[(&str, Allowed)] = &[
     // Both sides of the kernel's border compile it: aya only behind the feature `user`.
     ("proxy-common", Allowed::Only(&["aya"])),
-    ("proxy-ebpf", Allowed::Only(&["aya-ebpf", "proxy-common"])),
+    ("proxy-packet", Allowed::Only(&["proxy-common"])),
+    ("proxy-ebpf", Allowed::Only(&["aya-ebpf", "proxy-common", "proxy-packet"])),
     ("proxy-core", Allowed::Only(&["ipnetwork", "proxy-common", "thiserror"])),
     ("proxy-userspace", Allowed::AllBut(&["aya-ebpf", "cni", "proxy-ebpf", "sheave-tests", "xtask"])),
     (
@@ -113,7 +114,7 @@ mod tests {
         for allowed in ["proxy-common", "ipnetwork", "thiserror"] {
             assert_eq!(verdict("proxy-core", allowed, false), None);
         }
-        for refused in ["tokio", "kube", "aya", "serde", "proxy-userspace"] {
+        for refused in ["tokio", "kube", "aya", "serde", "proxy-packet", "proxy-userspace"] {
             let text = format!("proxy-core/Cargo.toml: proxy-core may not depend on {refused}");
             assert_eq!(verdict("proxy-core", refused, false), Some(text));
         }
@@ -129,6 +130,9 @@ mod tests {
     #[test]
     fn the_packet_path_uses_only_the_contract_and_the_kernels_side_of_aya() {
         assert_eq!(verdict("proxy-ebpf", "aya-ebpf", false), None);
+        assert_eq!(verdict("proxy-ebpf", "proxy-packet", false), None);
+        assert_eq!(verdict("proxy-packet", "proxy-common", false), None);
+        assert!(verdict("proxy-packet", "aya-ebpf", false).is_some());
         assert!(verdict("proxy-ebpf", "aya-log-ebpf", false).is_some());
     }
 

@@ -1,0 +1,157 @@
+//! The two ways a packet meets the path: it arrives from a device, or it leaves through one.
+//!
+//! Must not know how anything is done.
+
+use proxy_common::Counter;
+
+use crate::{
+    Work, answer,
+    env::{Env, Reached, Read},
+    errors, flow,
+    forward::{begin, carry, drop, find, unserved},
+    fragment, lookup,
+    onward::ask_route,
+    parse::{Fragment, Parsed, parse},
+    reply, setting,
+    wire::Wire,
+    work::{Next, Verdict},
+};
+
+/// What is on the other side of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    /// The network outside of this node.
+    Node,
+    /// A pod.
+    Pod,
+}
+
+/// A packet that arrives. Its IP header is at `at`.
+#[inline(always)]
+pub fn ingress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, place: Place) -> Verdict {
+    work.from_host = 0;
+    let parsed = parse(env, at, false, &mut work.outer);
+    if matches!(parsed, Parsed::NotIp) || (matches!(parsed, Parsed::Malformed) && work.outer.l4 == 0) {
+        return Verdict::Pass;
+    }
+    let next = arrived(env, work, parsed, place);
+    go_on(env, work, next, place)
+}
+
+/// The stages that may follow. Each is called from here alone: the verifier walks through a function once for each place
+/// that it is called from.
+#[inline(always)]
+fn go_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, next: Next, place: Place) -> Verdict {
+    let next = if matches!(next, Next::Begin) { begin(env, work, place) } else { next };
+    let verdict = match next {
+        Next::Done(verdict) => verdict,
+        Next::Carry => carry(env, work),
+        Next::Reply => reply::to_client_elsewhere(env, work),
+        Next::ErrorToBackend => errors::to_backend(env, work),
+        Next::ErrorToClient => errors::to_client(env, work),
+        Next::Begin => Verdict::Drop,
+    };
+    if matches!(verdict, Verdict::Bounce) { answer::make(env, work) } else { verdict }
+}
+
+#[inline(never)]
+fn arrived<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, place: Place) -> Next {
+    let address = lookup::address(env, work);
+    if matches!(address, Read::Torn) {
+        return Next::Done(drop(env, Counter::RefusedUnstable));
+    }
+    let to_service = matches!(address, Read::Whole);
+    if matches!(parsed, Parsed::IcmpError) {
+        let ours = errors::arriving(env, work, to_service);
+        if !matches!(ours, Next::Done(_)) {
+            return ours;
+        }
+    }
+    // A source that a flow was given may be a Service's address, too.
+    if reply::is_for_given_source(env, work, parsed) {
+        return Next::Reply;
+    }
+    if to_service {
+        work.address_flags = work.service.flags;
+        return serve(env, work, parsed, place);
+    }
+    remember_fragment(env, work, parsed);
+    Next::Done(Verdict::Pass)
+}
+
+/// A packet to a Service's address.
+#[inline(always)]
+fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, place: Place) -> Next {
+    match parsed {
+        Parsed::Ports | Parsed::Later => (),
+        Parsed::Malformed => return drop_unless_host(env, work, Counter::DroppedMalformed),
+        Parsed::TooManyHeaders => return drop_unless_host(env, work, Counter::DroppedHeaders),
+        Parsed::Other | Parsed::NotIp | Parsed::IcmpError => return Next::Done(unserved(env, work, false)),
+    }
+    flow::read_clock(env, work);
+    if matches!(parsed, Parsed::Later) && !fragment::recall(env, work) {
+        return drop_unless_host(env, work, Counter::DroppedFragment);
+    }
+    remember_fragment(env, work, parsed);
+    find(env, work, place)
+}
+
+/// What cannot be served is dropped; but on an address of this host it is the host's business.
+#[inline(never)]
+fn drop_unless_host<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, reason: Counter) -> Next {
+    let (source, destination) = (work.outer.source, work.outer.destination);
+    if matches!(ask_route(env, work, source, destination, 0), Reached::Host) {
+        return Next::Done(Verdict::Pass);
+    }
+    Next::Done(drop(env, reason))
+}
+
+#[inline(always)]
+fn remember_fragment<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) {
+    if matches!(parsed, Parsed::Ports) && work.outer.fragment == Fragment::First as u8 {
+        flow::read_clock(env, work);
+        fragment::remember(env, work);
+    }
+}
+
+/// A packet that leaves through a device, to the network or into a pod. Its IP header is at `at`.
+#[inline(always)]
+pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, place: Place) -> Verdict {
+    work.from_host = 0;
+    let parsed = parse(env, at, false, &mut work.outer);
+    let is_error = matches!(parsed, Parsed::IcmpError);
+    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) {
+        return Verdict::Pass;
+    }
+    let mut verdict = Verdict::Pass;
+    let ours = if is_error {
+        errors::leaving(env, work, &mut verdict)
+    } else {
+        reply::leaving(env, work, parsed, &mut verdict)
+    };
+    let by_packet = matches!(place, Place::Node) && setting!(env, host_by_packet) != 0;
+    if ours || !by_packet || !env.is_from_host() {
+        return verdict;
+    }
+    work.from_host = 1;
+    let next = if is_error { errors::from_host(env, work) } else { from_host(env, work, parsed) };
+    go_on(env, work, next, Place::Node)
+}
+
+/// A packet of the host's own: no socket hook has translated it.
+#[inline(never)]
+fn from_host<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
+    match lookup::address(env, work) {
+        Read::Missing => return Next::Done(Verdict::Pass),
+        Read::Torn => return Next::Done(drop(env, Counter::RefusedUnstable)),
+        Read::Whole => (),
+    }
+    work.address_flags = work.service.flags;
+    flow::read_clock(env, work);
+    if matches!(parsed, Parsed::Later) && !fragment::recall(env, work) {
+        return Next::Done(Verdict::Pass);
+    }
+    remember_fragment(env, work, parsed);
+    find(env, work, Place::Node)
+}

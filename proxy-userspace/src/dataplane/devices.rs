@@ -1,0 +1,290 @@
+//! The programs' places on network devices: put there, exchanged in place and removed, on both sides of each device.
+//!
+//! A place is a pinned tcx link, or before kernel 6.6 a filter below the qdisc clsact; both outlive the agent. Must not
+//! know which devices are wanted, nor what the programs do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    os::fd::BorrowedFd,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    LinkAction, clsact,
+    load::{LoadError, Loaded},
+    pins::{Pins, PinsError},
+    tcx,
+};
+
+/// What is behind a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceRole {
+    /// Other machines; for the loopback device, the host itself.
+    Node,
+    /// A pod.
+    Pod,
+}
+
+/// How programs get onto devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceHook {
+    /// Pinned tcx links (kernel 6.6).
+    Tcx,
+    /// Filters below the qdisc clsact.
+    Clsact,
+}
+
+/// A side of a device, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    /// Packets that leave through the device.
+    Egress,
+    /// Packets that come from it.
+    Ingress,
+}
+
+/// A side of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The kernel's index of the device.
+    pub(super) index: u32,
+    pub(super) side: Side,
+}
+
+/// Why a program is not on a device.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// The kernel refused to attach.
+    #[error("cannot attach {program} to device {index}{}", attach_hint(.source))]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The kernel's index of the device.
+        index: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The link could not be pinned, exchanged or unpinned.
+    #[error("cannot {action} the link of {side} of device {index}")]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// `ingress` or `egress`.
+        side: &'static str,
+        /// The kernel's index of the device.
+        index: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A filter could not be listed or removed.
+    #[error("cannot {action} the filters of clsact")]
+    Filter {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The pins.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// The programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+fn attach_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => ": it is gone, or in another network namespace",
+        Some(libc::ERANGE | libc::E2BIG) => ": 63 programs are attached there already (see bpftool net)",
+        Some(libc::EPERM) => ": run the agent as root, or with CAP_BPF and CAP_NET_ADMIN",
+        _ => "",
+    }
+}
+
+impl DeviceError {
+    /// Whether the device does not exist (any more), so that there is nothing to be attached to.
+    pub fn is_device_gone(&self) -> bool {
+        let (Self::Attach { source, .. } | Self::Link { source, .. } | Self::Filter { source, .. }) = self
+        else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENOLINK))
+    }
+}
+
+impl Side {
+    /// In the order of attaching: replies can be translated before requests are.
+    pub(super) const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+impl fmt::Display for DeviceRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Pod => "pod",
+        })
+    }
+}
+
+impl fmt::Display for DeviceHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+/// The program of `names::DEVICE_PROGRAMS` for a place.
+fn program_name(role: DeviceRole, side: Side) -> &'static str {
+    match (role, side) {
+        (DeviceRole::Node, Side::Ingress) => "node_ingress",
+        (DeviceRole::Node, Side::Egress) => "node_egress",
+        (DeviceRole::Pod, Side::Ingress) => "pod_ingress",
+        (DeviceRole::Pod, Side::Egress) => "pod_egress",
+    }
+}
+
+/// The devices that have programs of this agent. Every call works on the network namespace of its thread.
+#[derive(Debug)]
+pub(super) struct Devices {
+    hook: DeviceHook,
+    roles: BTreeMap<u32, DeviceRole>,
+}
+
+impl Devices {
+    /// None yet. Without a wish, tcx where the kernel has it.
+    pub(super) fn new(wish: Option<DeviceHook>) -> Self {
+        let best = || if tcx::is_supported() { DeviceHook::Tcx } else { DeviceHook::Clsact };
+        Self { hook: wish.unwrap_or_else(best), roles: BTreeMap::new() }
+    }
+
+    pub(super) fn hook(&self) -> DeviceHook {
+        self.hook
+    }
+
+    pub(super) fn roles(&self) -> &BTreeMap<u32, DeviceRole> {
+        &self.roles
+    }
+
+    /// Puts the role's programs on both sides; a second call repairs or changes the role. Returns the more thorough
+    /// of the two actions.
+    pub(super) fn attach(
+        &mut self,
+        index: u32,
+        role: DeviceRole,
+        loaded: &Loaded,
+        pins: &Pins,
+    ) -> Result<LinkAction, DeviceError> {
+        let action = self.put_on_both(index, role, loaded, pins)?;
+        self.roles.insert(index, role);
+        Ok(action)
+    }
+
+    fn put_on_both(
+        &self,
+        index: u32,
+        role: DeviceRole,
+        loaded: &Loaded,
+        pins: &Pins,
+    ) -> Result<LinkAction, DeviceError> {
+        let egress = self.put(Place { index, side: Side::Egress }, role, loaded, pins)?;
+        let ingress = self.put(Place { index, side: Side::Ingress }, role, loaded, pins)?;
+        Ok(if egress == LinkAction::Updated { ingress } else { egress })
+    }
+
+    fn put(
+        &self,
+        place: Place,
+        role: DeviceRole,
+        loaded: &Loaded,
+        pins: &Pins,
+    ) -> Result<LinkAction, DeviceError> {
+        let name = program_name(role, place.side);
+        let program: BorrowedFd<'_> = loaded.program(name)?;
+        match self.hook {
+            DeviceHook::Tcx => tcx::attach(name, program, place, pins),
+            DeviceHook::Clsact => clsact::attach(name, program, place),
+        }
+    }
+
+    /// Takes our programs off every device but `wanted`, also those that an earlier agent put there. Returns the
+    /// devices.
+    pub(super) fn keep_only(
+        &mut self,
+        wanted: impl Fn(u32) -> bool,
+        pins: &Pins,
+    ) -> Result<BTreeSet<u32>, DeviceError> {
+        let mut places = match self.hook {
+            DeviceHook::Tcx => tcx::places(pins)?,
+            DeviceHook::Clsact => clsact::places()?,
+        };
+        places.retain(|place| !wanted(place.index));
+        // Ingress before egress, so that no request is translated whose reply is not.
+        places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));
+        for place in &places {
+            match self.hook {
+                DeviceHook::Tcx => tcx::detach(*place, pins)?,
+                DeviceHook::Clsact => clsact::detach(*place)?,
+            }
+        }
+        self.roles.retain(|index, _| wanted(*index));
+        Ok(places.into_iter().map(|place| place.index).collect())
+    }
+
+    /// Gives every device the programs of another variant. A device that is gone is somebody else's to notice.
+    pub(super) fn exchange(&self, loaded: &Loaded, pins: &Pins) -> Result<(), DeviceError> {
+        for (index, role) in &self.roles {
+            match self.put_on_both(*index, *role, loaded, pins) {
+                Err(error) if !error.is_device_gone() => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::names::DEVICE_PROGRAMS;
+
+    use super::*;
+
+    #[test]
+    fn every_program_has_one_place() {
+        let roles = [DeviceRole::Node, DeviceRole::Pod];
+        let mut named: Vec<_> =
+            roles.iter().flat_map(|role| Side::ALL.map(|side| program_name(*role, side))).collect();
+        let mut programs = DEVICE_PROGRAMS.to_vec();
+        named.sort_unstable();
+        programs.sort_unstable();
+        assert_eq!(named, programs);
+    }
+
+    #[test]
+    fn only_a_missing_device_counts_as_gone() {
+        let attach = |errno| DeviceError::Attach {
+            program: "node_ingress",
+            index: 7,
+            source: io::Error::from_raw_os_error(errno),
+        };
+        assert!(attach(libc::ENODEV).is_device_gone());
+        assert!(!attach(libc::ERANGE).is_device_gone());
+        assert!(attach(libc::ERANGE).to_string().contains("bpftool net"));
+    }
+}

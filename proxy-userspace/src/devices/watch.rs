@@ -1,0 +1,129 @@
+//! Follows the devices: a new choice whenever something changed that a choice depends on.
+//!
+//! Must not know what a choice is made of.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use proxy_core::model::Event;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Instant},
+};
+use tracing::{debug, warn};
+
+use super::{
+    choice::{Choice, Selection, choose},
+    netlink::{Notifications, ReadError, read},
+};
+
+/// A device that comes up brings several notifications; they are answered by one reading.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// After a reading that took long so many times as much passes before the next: on a node with thousands of devices
+/// that change all the time, readings take a fifth of one CPU at most.
+const REST: u32 = 4;
+
+/// Pause after an error.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Publishes the choice at the start and after each change, until nobody listens any more.
+///
+/// An error is logged and tried again; the last choice stays.
+pub async fn watch(selection: Selection, choices: watch::Sender<Option<Arc<Choice>>>) {
+    while !choices.is_closed() {
+        if let Err(error) = follow(&selection, &choices).await {
+            warn!(%error, "cannot read the node's devices; trying again in {} s", RETRY.as_secs());
+            time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Returns without an error when nobody listens.
+async fn follow(
+    selection: &Selection,
+    choices: &watch::Sender<Option<Arc<Choice>>>,
+) -> Result<(), ReadError> {
+    // Subscribed before the first reading: a change in between is seen by one of both.
+    let mut notifications = Notifications::subscribe()?;
+    loop {
+        let start = Instant::now();
+        let choice = choose(&read().await?, selection);
+        let rest = start.elapsed() * REST;
+        choices.send_if_modified(|known| {
+            let changed = known.as_deref() != Some(&choice);
+            if changed {
+                debug!(?choice, "devices of this node");
+                *known = Some(Arc::new(choice));
+            }
+            changed
+        });
+        tokio::select! {
+            () = choices.closed() => return Ok(()),
+            told = notifications.next() => told?,
+        }
+        time::sleep(rest.max(SETTLE)).await;
+        notifications.forget();
+    }
+}
+
+/// Tells the model the addresses on which NodePorts are served, whenever they changed: all of the node's, or only the
+/// primary ones.
+pub async fn tell_addresses(
+    mut choices: watch::Receiver<Option<Arc<Choice>>>,
+    only_primary: bool,
+    events: mpsc::Sender<Event>,
+) {
+    let mut told: Option<BTreeSet<IpAddr>> = None;
+    loop {
+        let wanted = choices
+            .borrow_and_update()
+            .as_ref()
+            .map(|choice| if only_primary { choice.primary.clone() } else { choice.addresses.clone() });
+        if let Some(addresses) = wanted.filter(|wanted| told.as_ref() != Some(wanted)) {
+            debug!(?addresses, "addresses of this node");
+            told = Some(addresses.clone());
+            if events.send(Event::Addresses(addresses)).await.is_err() {
+                return;
+            }
+        }
+        if choices.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(all: &[&str], primary: &[&str]) -> Arc<Choice> {
+        let set = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        Arc::new(Choice { addresses: set(all), primary: set(primary), ..Choice::default() })
+    }
+
+    async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<String> {
+        match events.recv().await {
+            Some(Event::Addresses(addresses)) => addresses.iter().map(ToString::to_string).collect(),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_model_hears_of_the_addresses_when_they_changed() {
+        for only_primary in [false, true] {
+            let (choices, receiver) = watch::channel(None);
+            let (sender, mut events) = mpsc::channel(1);
+            let teller = tokio::spawn(tell_addresses(receiver, only_primary, sender));
+            choices.send_replace(Some(choice(&["192.0.2.1", "192.0.2.2"], &["192.0.2.1"])));
+            assert_eq!(told(&mut events).await.len(), if only_primary { 1 } else { 2 });
+            // A choice that differs in something else says nothing new.
+            let mut same = (**choices.borrow().as_ref().unwrap()).clone();
+            same.devices.clear();
+            choices.send_replace(Some(Arc::new(same)));
+            choices.send_replace(Some(choice(&["192.0.2.3"], &["192.0.2.3"])));
+            assert_eq!(told(&mut events).await, ["192.0.2.3"]);
+            drop(choices);
+            teller.await.unwrap();
+        }
+    }
+}

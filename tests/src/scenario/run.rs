@@ -1,0 +1,173 @@
+//! Asks everything that a scenario has rows for, and says what did not come out as expected.
+//!
+//! Must not know: how Services are served.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::Result;
+
+use super::{Expected, Row, Scenario, Translation, Transport};
+use crate::probe::{Answer, Connection, Outcome, ask, ask_to, pattern, udp_from, udp_socket};
+use crate::topology::addresses::{NODES, node};
+use crate::topology::{Place, Topology};
+
+/// How many clients ask at the same time: most of the time they wait.
+const WORKERS: usize = 16;
+/// How many bytes go through a TCP connection of each row, and come back.
+const STREAM: usize = 1 << 20;
+/// How many bytes the large datagram of each row has: more than any link of 1500 bytes takes whole.
+const DATAGRAM: usize = 4_000;
+/// How many times each client asks where it must be refused.
+const REFUSALS: usize = 2;
+
+/// One client and one question.
+struct Probe<'a> {
+    row: &'a Row,
+    place: &'a Place,
+    transport: Transport,
+    path: Translation,
+}
+
+/// Runs all rows that hold on `path`; what failed, one text each.
+///
+/// # Errors
+/// A row names a place that is not there.
+pub fn failures(topology: &Topology, scenario: &Scenario, path: Translation) -> Result<Vec<String>> {
+    let probes = probes(topology, scenario, path)?;
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..WORKERS.min(probes.len()) {
+            scope.spawn(|| {
+                while let Some(probe) = probes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(text) = probe.run()
+                        && let Ok(mut failures) = failures.lock()
+                    {
+                        failures.push(format!("{}.txt:{}: {text}", scenario.name, probe.row.line));
+                    }
+                }
+            });
+        }
+    });
+    Ok(failures.into_inner().unwrap_or_default())
+}
+
+fn probes<'a>(topology: &'a Topology, scenario: &'a Scenario, path: Translation) -> Result<Vec<Probe<'a>>> {
+    let mut probes = Vec::new();
+    for row in scenario.rows.iter().filter(|row| row.only.is_none_or(|only| only == path)) {
+        for from in &row.from {
+            let place = topology.place(from)?;
+            let path = if place.is_inside() { path } else { Translation::Packets };
+            probes.extend(row.transports.iter().map(|transport| Probe {
+                row,
+                place,
+                transport: *transport,
+                path,
+            }));
+        }
+    }
+    Ok(probes)
+}
+
+impl Probe<'_> {
+    fn run(&self) -> Result<(), String> {
+        let result = match &self.row.expected {
+            Expected::Reject => self.all(REFUSALS, &Outcome::Refused),
+            Expected::Drop => self.all(1, &Outcome::Silent),
+            Expected::Backends { kept, masqueraded } => {
+                self.backends(kept, masqueraded).and_then(|()| self.much())
+            }
+        };
+        result.map_err(|text| {
+            format!("{} {:?} {} by {:?}: {text}", self.place.name, self.transport, self.row.to, self.path)
+        })
+    }
+
+    fn all(&self, times: usize, expected: &Outcome) -> Result<(), String> {
+        let outcomes: Vec<Outcome> = (0..times).map(|turn| self.ask(turn)).collect();
+        match outcomes.iter().find(|outcome| *outcome != expected) {
+            None => Ok(()),
+            Some(outcome) => Err(format!("{outcome:?} instead of {expected:?}")),
+        }
+    }
+
+    fn ask(&self, turn: usize) -> Outcome {
+        let answered = matches!(self.row.expected, Expected::Backends { .. });
+        let (to, port) = (self.row.to, self.place.next_port());
+        let ask = || match self.transport {
+            Transport::Tcp => Ok(Connection::open_from(to, port)?.answer),
+            // Only a connected socket hears of a refusal.
+            Transport::Udp if turn.is_multiple_of(2) || !answered => udp_from(to, port),
+            Transport::Udp => ask_to(&udp_socket(to, port)?, to, b"who?"),
+        };
+        self.place.run(ask).into()
+    }
+
+    fn backends(
+        &self,
+        kept: &BTreeSet<SocketAddr>,
+        masqueraded: &BTreeSet<SocketAddr>,
+    ) -> Result<(), String> {
+        let expected: BTreeSet<SocketAddr> = kept.union(masqueraded).copied().collect();
+        let mut missing = expected.clone();
+        let turns = turns(expected.len());
+        for turn in 0..turns {
+            let answer = match self.ask(turn) {
+                Outcome::Answered(answer) => answer,
+                other => return Err(format!("{other:?} at turn {turn}")),
+            };
+            if !expected.contains(&answer.server) {
+                return Err(format!("{} answered", answer.server));
+            }
+            self.judge_source(&answer, masqueraded.contains(&answer.server))?;
+            missing.remove(&answer.server);
+        }
+        let mut text = String::new();
+        for backend in missing {
+            let _ = write!(text, "{backend} never answered in {turns} turns; ");
+        }
+        if text.is_empty() { Ok(()) } else { Err(text) }
+    }
+
+    fn judge_source(&self, answer: &Answer, masqueraded: bool) -> Result<(), String> {
+        let (client, seen) = (answer.client.ip(), answer.seen.ip());
+        let is_nodes = (1..=NODES).any(|number| node(number).like(seen) == seen);
+        // A socket that is not connected does not know its address; a node may send from another than it says.
+        let is_own = seen == client || seen == self.place.like(seen);
+        let is_right = match (masqueraded, self.path) {
+            (false, _) => is_own,
+            (true, Translation::Packets) => is_nodes,
+            // Another node translates packets also where this one translates sockets.
+            (true, Translation::Sockets) => is_own || is_nodes,
+        };
+        if is_right { Ok(()) } else { Err(format!("{} sees {seen} as {client}", answer.server)) }
+    }
+
+    /// Many bytes as well as few.
+    fn much(&self) -> Result<(), String> {
+        let (to, port) = (self.row.to, self.place.next_port());
+        let result = self.place.run(|| match self.transport {
+            Transport::Tcp => Connection::open_from(to, port)?.transfer(&pattern(STREAM)),
+            Transport::Udp => {
+                let socket = udp_socket(to, port)?;
+                socket.connect(to)?;
+                ask(&socket, &pattern(DATAGRAM)).map(drop)
+            }
+        });
+        result.map_err(|error| format!("many bytes: {error}"))
+    }
+}
+
+/// So many turns that missing one of `backends`, each with the same probability, is one in ten millions.
+fn turns(backends: usize) -> usize {
+    match backends {
+        1 => 2,
+        2 => 25,
+        3 => 43,
+        count => count * 16,
+    }
+}

@@ -1,0 +1,180 @@
+//! Clients outside, a router, two nodes and their pods, each a network namespace, IPv4 and IPv6.
+//!
+//! ```text
+//! client ----- router ----- node1 --- 1a 1b 1c
+//! stranger --/    \-------- node2 --- 2a 2b 2c
+//! ```
+//!
+//! The nodes and the router share one link. The router sends ClusterIPs and one prefix of load balancer addresses to
+//! node 1 and another prefix to node 2; the nodes send each other's pods directly. Every pod, and each node itself,
+//! serves [`PORT`]. Must not know: Services.
+
+pub mod addresses;
+mod place;
+mod wiring;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU16;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+
+pub use self::place::Place;
+use crate::cgroup::Cgroup;
+use crate::echo::EchoServer;
+use crate::lab::Pause;
+use crate::netns::Netns;
+
+/// Port that every pod and node serves on.
+pub const PORT: u16 = 8080;
+/// Port on which nobody listens.
+pub const CLOSED_PORT: u16 = 9;
+/// What the pods of a node are called after the node's number.
+const PODS: [char; 3] = ['a', 'b', 'c'];
+
+/// How many bytes an IP packet may have on each kind of link.
+#[derive(Debug, Clone, Copy)]
+pub struct Links {
+    /// Between the clients and the router.
+    pub client: u32,
+    /// Between the router and the nodes.
+    pub underlay: u32,
+    /// Between each node and its pods.
+    pub pods: [u32; 2],
+}
+
+impl Links {
+    /// 1500 bytes everywhere.
+    pub const ETHERNET: Self = Self { client: 1500, underlay: 1500, pods: [1500, 1500] };
+    /// 9000 bytes everywhere.
+    pub const JUMBO: Self = Self { client: 9000, underlay: 9000, pods: [9000, 9000] };
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The whole network. The order of the fields is the order in which it is taken down.
+#[derive(Debug)]
+pub struct Topology {
+    servers: Vec<EchoServer>,
+    pauses: Vec<Pause>,
+    places: BTreeMap<String, Place>,
+    /// Between the clients and the nodes.
+    pub router: Netns,
+    links: Links,
+    groups: Vec<Cgroup>,
+    domain: Cgroup,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Topology {
+    /// Everything connected and every server listening. This process joins a cgroup: one topology at a time.
+    ///
+    /// # Errors
+    /// Not root, or `ip` is missing.
+    pub fn new(links: Links) -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let domain = Cgroup::new()?;
+        let groups: Vec<Cgroup> = (1..=addresses::NODES)
+            .map(|number| domain.threaded(&format!("node{number}")))
+            .collect::<Result<_>>()?;
+        domain.join()?;
+        let mut topology = Self {
+            servers: Vec::new(),
+            pauses: Vec::new(),
+            places: BTreeMap::new(),
+            router: wiring::namespace()?,
+            links,
+            groups,
+            domain,
+            _turn: turn,
+        };
+        topology.populate()?;
+        Ok(topology)
+    }
+
+    fn populate(&mut self) -> Result<()> {
+        for (name, place) in [("client", addresses::CLIENT), ("stranger", addresses::STRANGER)] {
+            self.add(name, place, 0)?;
+        }
+        for number in 1..=addresses::NODES {
+            self.add(&format!("node{number}"), addresses::node(number), number)?;
+        }
+        for (number, index, letter) in pods() {
+            let name = format!("{number}{letter}");
+            self.add(&name, addresses::pod(number, index), number)?;
+            self.pauses.push(Pause::start(&self.place(&name)?.netns)?);
+        }
+        wiring::connect(self, self.links)?;
+        let serving = self.places.values().filter(|place| place.is_inside());
+        self.servers = serving.map(|place| EchoServer::start(place, PORT)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, addresses: addresses::Pair, node: u8) -> Result<()> {
+        let group = usize::from(node).checked_sub(1).and_then(|index| self.groups.get(index));
+        let place = Place {
+            name: name.to_owned(),
+            netns: wiring::namespace()?,
+            addresses,
+            node,
+            group: group.map(|group| group.path().join("cgroup.threads")),
+            ports: AtomicU16::new(0),
+        };
+        self.places.insert(name.to_owned(), place);
+        Ok(())
+    }
+
+    /// A place by its name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn place(&self, name: &str) -> Result<&Place> {
+        self.places.get(name).with_context(|| format!("no place `{name}` in the topology"))
+    }
+
+    /// All of them.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.values()
+    }
+
+    /// Takes the device of a node or pod away, and makes it again.
+    ///
+    /// # Errors
+    /// There is no such place, or it is outside.
+    pub fn reconnect(&self, name: &str) -> Result<()> {
+        wiring::reconnect(self, self.place(name)?, self.links)
+    }
+
+    /// Lets no packet larger than `mtu` pass towards a client (at the router) or a pod (at its node); the devices keep
+    /// theirs, so that neither end knows.
+    ///
+    /// # Errors
+    /// There is no such place.
+    pub fn narrow(&self, name: &str, mtu: u32) -> Result<()> {
+        wiring::narrow(self, self.place(name)?, mtu)
+    }
+
+    /// The cgroup of a node, counted from 1, with its pods.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn group(&self, node: u8) -> Result<&Cgroup> {
+        usize::from(node).checked_sub(1).and_then(|index| self.groups.get(index)).context("no such node")
+    }
+
+    /// Does `work`, which starts a process, in the cgroup of a node: what it starts belongs there.
+    ///
+    /// # Errors
+    /// There is no such node, or what `work` says.
+    pub fn starting_on<T>(&self, node: u8, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.group(node)?.join_thread()?;
+        let result = work();
+        self.domain.join_thread()?;
+        result
+    }
+}
+
+/// Node, index on it and letter of each pod.
+fn pods() -> impl Iterator<Item = (u8, u8, char)> {
+    (1..=addresses::NODES).flat_map(|node| (0..).zip(PODS).map(move |(index, letter)| (node, index, letter)))
+}
