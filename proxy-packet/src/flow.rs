@@ -34,6 +34,10 @@ pub(crate) fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool 
 
 /// Sets `Work::now_s`.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the clock starts at boot, and 2^32 seconds are 136 years"
+)]
 pub(crate) fn read_clock<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) {
     work.now_s = (env.now_ns() / 1_000_000_000) as u32;
 }
@@ -195,6 +199,7 @@ fn stale<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
 
 /// Begins the record of a flow at `Work::candidate`, with a serial of its own, before any key leads to it: whoever else
 /// wants one of its keys meanwhile must see that it lives.
+#[expect(clippy::cast_possible_truncation, reason = "a scope is 0 or 1")]
 #[inline(always)]
 pub(crate) fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) {
     work.place.slot = work.candidate.slot;

@@ -73,13 +73,14 @@ fn in_scope<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, scope: Scope) -
 /// Whether the client's address is one that the cluster gives to pods (`--cluster-cidr`).
 #[inline(always)]
 fn inside<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
-    let words = work.outer.source.words();
+    let [a, b, c, d] = work.outer.source.words();
     if A::FAMILY == 4 {
         let (prefix, mask) = (setting!(env, inside4), setting!(env, inside4_mask));
-        return setting!(env, inside4_set) != 0 && words[0] & mask == prefix;
+        return setting!(env, inside4_set) != 0 && a & mask == prefix;
     }
     let at = core::mem::offset_of!(proxy_common::PacketSettings, inside6) / 4;
     let mask_at = core::mem::offset_of!(proxy_common::PacketSettings, inside6_mask) / 4;
-    let differs = |i: usize| (words[i] & env.setting(mask_at + i)) ^ env.setting(at + i);
-    setting!(env, inside6_set) != 0 && differs(0) | differs(1) | differs(2) | differs(3) == 0
+    let differs = |word: u32, i: usize| (word & env.setting(mask_at + i)) ^ env.setting(at + i);
+    let difference = differs(a, 0) | differs(b, 1) | differs(c, 2) | differs(d, 3);
+    setting!(env, inside6_set) != 0 && difference == 0
 }

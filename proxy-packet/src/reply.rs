@@ -42,7 +42,15 @@ pub(crate) fn is_for_given_source<A: Wire, E: Env<A>>(
     }
     work.key = flow::key(work, Way::Reply);
     let ours = FlowFlags::SOURCE_IS_NODE | FlowFlags::FROM_HOST;
-    flow::find(env, work) && work.flow.flags & ours != 0
+    if !flow::find(env, work) || work.flow.flags & ours == 0 {
+        return false;
+    }
+    let another =
+        work.flow.flags().has(FlowFlags::FROM_HOST) && state::answers_another(&work.flow, &work.outer);
+    if another {
+        flow::retire(env, work);
+    }
+    !another
 }
 
 /// Sends a packet for which [`is_for_given_source`] on to the client.

@@ -108,6 +108,7 @@ fn free_port<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
 struct FreePort;
 
 impl<A: Wire, E: Env<A>> Step<A, E> for FreePort {
+    #[expect(clippy::cast_possible_truncation, reason = "the settings end at 65535")]
     #[inline(always)]
     fn attempt(env: &mut E, work: &mut Work<A>, number: u32) -> bool {
         let count = setting!(env, source_port_count);

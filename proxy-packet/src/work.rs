@@ -120,7 +120,7 @@ pub struct Work<A> {
     pub from_host: u32,
     /// Flags of the address record of the destination, see [`proxy_common::ServiceFlags`].
     pub address_flags: u32,
-    /// [`Verdict::Bounce`]: which answer, see [`crate::answer::Answer`].
+    /// [`Verdict::Bounce`]: which answer, by number.
     pub answer: u32,
     /// Reserved, 0.
     pub reserved: u32,

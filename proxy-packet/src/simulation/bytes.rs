@@ -85,7 +85,7 @@ impl Packet for Simulation {
         }
         for chunk in bytes.chunks(4) {
             let mut word = [0; 4];
-            word[..chunk.len()].copy_from_slice(chunk);
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
             *sum = checksum::add(*sum, u32::from_ne_bytes(word));
         }
         true
