@@ -48,6 +48,8 @@ impl FlowFlags {
     pub const CLIENT_ENDED: u8 = 1 << 2;
     /// The backend has ended its stream (TCP FIN).
     pub const BACKEND_ENDED: u8 = 1 << 3;
+    /// The record was made from a packet in the middle of a TCP connection.
+    pub const REBUILT: u8 = 1 << 4;
 
     /// Whether `bit` is set.
     #[inline(always)]
@@ -125,7 +127,8 @@ shared_struct! {
         pub generation: u32,
         /// The backend's id.
         pub backend_id: u32,
-        /// TCP in [`FlowState::Answered`]: the acknowledgement number (host byte order) that completes the handshake.
+        /// TCP: the acknowledgement number (host byte order) that completes the handshake; 0 if the backend has not answered
+        /// the client's last SYN.
         pub completing_ack: u32,
         /// When a packet of the flow was seen last: `bpf_ktime_get_ns` in whole seconds.
         pub seen_s: u32,
@@ -252,6 +255,8 @@ shared_struct! {
         pub destination_port: PortBe,
         /// When the first fragment was seen: `bpf_ktime_get_ns` in whole seconds.
         pub seen_s: u32,
+        /// IP protocol number of what the ports belong to.
+        pub protocol: u32,
     }
 }
 

@@ -89,6 +89,6 @@ mod tests {
     #[test]
     fn a_changed_layout_is_noticed() {
         assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 3_647_009_027, 3_094_713_009));
-        assert_eq!(FLOW_SCHEMA_HASH, 3_434_418_915);
+        assert_eq!(FLOW_SCHEMA_HASH, 3_283_265_458);
     }
 }

@@ -47,7 +47,7 @@ shared_struct! {
         pub tcp_half_closed_s: u32,
         /// After both did, or after a reset.
         pub tcp_closing_s: u32,
-        /// A datagram flow (UDP, SCTP before its handshake, ICMP echo) without an answer.
+        /// A datagram flow (UDP, SCTP) without an answer.
         pub datagram_new_s: u32,
         /// A datagram flow with answers.
         pub datagram_s: u32,
@@ -57,8 +57,6 @@ shared_struct! {
         pub loopback: u32,
         /// How many resets and ICMP errors each CPU sends in a second at most.
         pub refusals_per_s: u32,
-        /// Flag that `bpf_l4_csum_replace` wants for IPv6 from kernel 6.16 on (`BPF_F_IPV6`), or 0.
-        pub ipv6_checksum_flag: u32,
     }
 }
 
@@ -85,6 +83,5 @@ impl PacketSettings {
         host_by_packet: 0,
         loopback: 1,
         refusals_per_s: 1_000,
-        ipv6_checksum_flag: 0,
     };
 }

@@ -22,6 +22,10 @@ pub enum Direction {
 /// A packet at a device.
 #[inline(always)]
 pub fn meet(context: *mut __sk_buff, direction: Direction, place: Place) -> i32 {
+    if direction == Direction::Arrives && Skb::new(context, 0).is_of_vlan() {
+        // It arrives once more, without its tag, at the VLAN's own device.
+        return NEXT;
+    }
     let mut at = 0;
     match network(&mut Skb::new(context, 0), &mut at) {
         4 => handle::<Ipv4Be>(context, at, direction, place),

@@ -61,6 +61,12 @@ impl Skb {
         Self { context: self.context, family: self.family }
     }
 
+    /// Whether it bears the tag of a VLAN; tag 0 says only a priority.
+    #[inline(always)]
+    pub fn is_of_vlan(&self) -> bool {
+        field!(self.vlan_present) != 0 && field!(self.vlan_tci) & 0xfff != 0
+    }
+
     /// Where the part of the packet that can be read at once begins and ends.
     #[inline(always)]
     pub fn linear(&self) -> (usize, usize) {

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowKey, FlowPlace, FlowValue,
+    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace, FlowValue,
     FragmentKey, FragmentValue, ServiceKey, ServiceValue, SourceRangeKey,
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
@@ -85,14 +85,27 @@ impl<A: PacketFamily> Tables<A> for Skb {
 
     #[inline(always)]
     fn flow(&mut self, slot: u32, to: &mut FlowValue<A>) -> bool {
-        copy!(A::flows().get_ptr(slot), to)
+        let Some(at) = A::flows().get_ptr(slot) else { return false };
+        // SAFETY: valid for the length of the program; the serial says whether the copy is whole.
+        unsafe {
+            copy_words(at, to);
+            if (&raw const (*at).serial).read_volatile() != to.serial {
+                to.serial = 0;
+            }
+        }
+        true
     }
 
     #[inline(always)]
     fn set_flow(&mut self, slot: u32, flow: &FlowValue<A>) {
         if let Some(at) = A::flows().get_ptr_mut(slot) {
-            // SAFETY: valid for the length of the program. Readers compare serial and keys.
-            unsafe { at.write(*flow) };
+            // SAFETY: valid for the length of the program. A reader that meets it half written sees serial 0, which no key
+            // has, or the old one before and another after.
+            unsafe {
+                (&raw mut (*at).serial).write_volatile(0);
+                at.write(FlowValue { serial: 0, ..*flow });
+                (&raw mut (*at).serial).write_volatile(flow.serial);
+            }
         }
     }
 
@@ -104,9 +117,11 @@ impl<A: PacketFamily> Tables<A> for Skb {
             if (&raw const (*at).serial).read_volatile() != flow.serial {
                 return;
             }
-            (&raw mut (*at).state).write_volatile(flow.state);
-            (&raw mut (*at).flags).write_volatile(flow.flags);
-            (&raw mut (*at).service_id).write_volatile(flow.service_id);
+            // Another CPU may have gone further meanwhile: a flow never goes back, and what ended has ended.
+            let state = (&raw const (*at).state).read_volatile();
+            (&raw mut (*at).state).write_volatile(if state > flow.state { state } else { flow.state });
+            let flags = (&raw const (*at).flags).read_volatile() & !FlowFlags::REBUILT;
+            (&raw mut (*at).flags).write_volatile(flags | flow.flags);
             (&raw mut (*at).service_id).write_volatile(flow.service_id);
             (&raw mut (*at).generation).write_volatile(flow.generation);
             (&raw mut (*at).completing_ack).write_volatile(flow.completing_ack);

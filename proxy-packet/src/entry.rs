@@ -92,7 +92,7 @@ fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, pl
     let source = work.outer.source;
     if !source.is_one_host() || source.is_loopback() {
         // The kernel's stack would drop it as forged; what gets the node's address as its source would escape that.
-        return drop_unless_host(env, work, Counter::DroppedMalformed);
+        return Next::Done(drop(env, Counter::DroppedMalformed));
     }
     flow::read_clock(env, work);
     if matches!(parsed, Parsed::Later) && !fragment::recall(env, work) {

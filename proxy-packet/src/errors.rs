@@ -21,11 +21,20 @@ use crate::{
 /// Length of the ICMP header before the quoted packet.
 const ICMP_HEADER: u32 = 8;
 
+/// How much of what follows its IP header a quoted packet has at least (RFC 792).
+const QUOTED: u32 = 8;
+
 /// Reads the packet that the error quotes; false if it has no ports to go by.
 #[inline(always)]
 fn read_quoted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
     let at = work.outer.l4.wrapping_add(ICMP_HEADER);
-    matches!(parse(env, at, true, &mut work.inner), Parsed::Ports)
+    if !matches!(parse(env, at, true, &mut work.inner), Parsed::Ports) {
+        return false;
+    }
+    // What stands behind the error in the frame is no part of it.
+    let end = work.outer.end;
+    work.inner.end = if work.inner.end > end { end } else { work.inner.end };
+    work.inner.l4.wrapping_add(QUOTED) <= work.inner.end
 }
 
 /// An error that arrives: [`Next::Done`] if it is not about a translated packet.

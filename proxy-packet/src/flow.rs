@@ -19,6 +19,10 @@ const ATTEMPTS: u32 = 64;
 /// From which attempt on a flow that is not proven gives way: before, a free place is likely near.
 const MERCY: u32 = 8;
 
+/// From which attempt on any datagram flow gives way: that both sides receive can be forged where nothing acknowledges,
+/// and such a flow is found again with the same backend. Only TCP holds its place against a flood.
+const DATAGRAMS: u32 = 32;
+
 /// Finds the live flow that `Work::key` leads to.
 #[inline(never)]
 pub(crate) fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
@@ -61,13 +65,14 @@ pub struct Progress {
     reserved: u16,
     generation: u32,
     service_id: u32,
+    completing_ack: u32,
 }
 
 impl Progress {
     #[inline(always)]
     fn of<A: Wire>(flow: &FlowValue<A>) -> Self {
-        let FlowValue { state, flags, generation, service_id, .. } = *flow;
-        Self { state, flags, reserved: 0, generation, service_id }
+        let FlowValue { state, flags, generation, service_id, completing_ack, .. } = *flow;
+        Self { state, flags, reserved: 0, generation, service_id, completing_ack }
     }
 }
 
@@ -106,7 +111,8 @@ fn has_key<A: Wire>(flow: &FlowValue<A>, key: &FlowKey<A>) -> bool {
 
 #[inline(always)]
 fn expired<A: Wire, E: Env<A>>(env: &E, flow: &FlowValue<A>, now_s: u32) -> bool {
-    now_s.wrapping_sub(flow.seen_s) > state::lifetime_s(env, flow)
+    // Another CPU may have seen a packet after this one has read the clock: then it lives.
+    now_s.saturating_sub(flow.seen_s) > state::lifetime_s(env, flow)
 }
 
 /// Finds a place for a new flow into `Work::candidate`, giving up what may be given up. The place stays as it is until
@@ -132,7 +138,8 @@ impl<A: Wire, E: Env<A>> Step<A, E> for Vacancy {
         }
         let free = work.occupant.state == FlowState::Free as u8;
         let over = !free && expired(env, &work.occupant, work.now_s);
-        let yields = number >= MERCY && !state::proven(&work.occupant);
+        let datagrams = work.occupant.protocol != state::TCP;
+        let yields = number >= MERCY && !state::proven(&work.occupant) || number >= DATAGRAMS && datagrams;
         if !free && !over && !yields {
             return false;
         }
@@ -185,6 +192,24 @@ pub(crate) fn claim<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool
     env.enter_flow_key(&work.other_key, &work.place)
 }
 
+/// Like [`claim`], and takes the key from a flow that is not proven.
+#[inline(never)]
+pub(crate) fn wrest<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
+    if claim(env, work) {
+        return true;
+    }
+    // What `claim` has found there.
+    if state::proven(&work.occupant) || work.other_place == work.place {
+        return false;
+    }
+    work.candidate = work.other_place;
+    env.count(Counter::FlowEvicted);
+    forget_keys(env, work);
+    env.set_flow(work.candidate.slot, &FlowValue::FREE);
+    work.other_key = work.flow.reply_key();
+    env.enter_flow_key(&work.other_key, &work.place)
+}
+
 /// Whether `Work::other_key` leads to no live flow. A record that is being made has its serial and time already.
 #[inline(always)]
 fn stale<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
@@ -206,7 +231,9 @@ pub(crate) fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) {
     // Never 0, and never the serial of the one before.
     let random = env.random() | 1;
     work.place.serial = if random == work.occupant.serial { random ^ 2 } else { random };
-    let flags = if work.from_host != 0 { FlowFlags::FROM_HOST } else { 0 };
+    let host = if work.from_host != 0 { FlowFlags::FROM_HOST } else { 0 };
+    let middle = work.outer.protocol == state::TCP && !state::opens(work.outer.tcp_flags);
+    let flags = host | if middle { FlowFlags::REBUILT } else { 0 };
     work.flow = FlowValue {
         client: work.outer.source,
         frontend: work.outer.destination,

@@ -158,6 +158,10 @@ pub(crate) fn carry<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verd
     if matches!(way, Onward::Answered | Onward::Dropped) {
         return way.verdict();
     }
+    if matches!(way, Onward::Host) && work.from_host == 0 {
+        // No route any more: a backend of this host is reached with the client's own source.
+        return drop(env, Counter::DroppedNoRoute);
+    }
     if !rewrite_to_backend(env, work) || (!by_stack && !age(env, work, way)) {
         return drop(env, Counter::DroppedRewrite);
     }

@@ -17,6 +17,7 @@ pub(crate) fn remember<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) {
         source_port: work.outer.source_port,
         destination_port: work.outer.destination_port,
         seen_s: work.now_s,
+        protocol: u32::from(work.outer.protocol),
     };
     env.set_fragment(&work.fragment_key, &work.fragment);
 }
@@ -31,6 +32,7 @@ pub(crate) fn recall<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> boo
     }
     work.outer.source_port = work.fragment.source_port;
     work.outer.destination_port = work.fragment.destination_port;
+    work.outer.protocol = protocol(&work.fragment);
     true
 }
 
@@ -43,4 +45,10 @@ fn key<A: Wire>(work: &Work<A>) -> FragmentKey<A> {
         // RFC 8200, 4.5: the next header of later fragments may differ and does not count.
         protocol: if A::FAMILY == 4 { u32::from(work.outer.protocol) } else { 0 },
     }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "it was a byte")]
+fn protocol(fragment: &FragmentValue) -> u8 {
+    fragment.protocol as u8
 }

@@ -64,15 +64,14 @@ pub(crate) fn to_client_elsewhere<A: Wire, E: Env<A>>(env: &mut E, work: &mut Wo
     if matches!(way, Onward::Answered | Onward::Dropped) {
         return way.verdict();
     }
+    if matches!(way, Onward::Host) {
+        // No route any more, or a client whose address this host has taken since.
+        return drop(env, Counter::DroppedNoRoute);
+    }
     if !rewrite_to_client(env, work) || !onward::count_hop(env, &work.outer) {
         return drop(env, Counter::DroppedRewrite);
     }
     env.count(Counter::PacketReply);
-    if matches!(way, Onward::Host) {
-        // A client whose address this host has taken since.
-        work.route.device = env.device();
-        return Verdict::ToHost;
-    }
     Verdict::Redirect
 }
 

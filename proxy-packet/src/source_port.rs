@@ -80,14 +80,26 @@ fn wants_node_address<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>, place: Pl
 /// Sets the flow's source to the node's address on the device that leads to the backend.
 #[inline(always)]
 fn node_source<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Reached {
-    let (source, destination) = (work.outer.source, work.backend.address);
+    // As the packet will leave: for a client's link-local address the kernel has no route but to itself.
+    let source = address_on(env, work, NODE_DEFAULT);
+    let destination = work.backend.address;
     // Length 0: whether the packet fits is a question of each packet, not of the flow.
     let reached = ask_route(env, work, source, destination, 0);
     if matches!(reached, Reached::Device | Reached::TooBig) {
         work.flow.source = address_on(env, work, work.route.device);
         work.flow.flags |= FlowFlags::SOURCE_IS_NODE;
     }
-    reached
+    if matches!(reached, Reached::Host) && !is_here(env, work) { Reached::Nowhere } else { reached }
+}
+
+/// Whether the backend is this host itself. The kernel's answer for "this host" is the same as for "no route": while a
+/// route is missing, a flow to a backend elsewhere must not begin with the client's source.
+#[inline(always)]
+fn is_here<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
+    let device = env.device();
+    BackendFlags(work.backend.flags).has(BackendFlags::LOCAL)
+        || address_on(env, work, device) == work.backend.address
+        || address_on(env, work, NODE_DEFAULT) == work.backend.address
 }
 
 /// This node's address for packets through a device.
@@ -119,7 +131,11 @@ impl<A: Wire, E: Env<A>> Step<A, E> for FreePort {
         work.flow.source_port = PortBe::from_host(port as u16);
         work.other_key = work.flow.reply_key();
         let taken = work.flow.flags().has(FlowFlags::SOURCE_IS_NODE) && env.host_socket(&work.other_key);
-        !taken && flow::claim(env, work)
+        if taken {
+            return false;
+        }
+        // Half of the ports first: a handshake that is under way should not lose its own.
+        if number < ATTEMPTS / 2 { flow::claim(env, work) } else { flow::wrest(env, work) }
     }
 }
 

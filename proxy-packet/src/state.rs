@@ -41,9 +41,14 @@ pub fn client_sent<A: Wire>(flow: &mut FlowValue<A>, headers: &Headers<A>) {
         return;
     }
     let flags = headers.tcp_flags;
+    if opens(flags) {
+        // Whatever the backend answers to it is this flow's, and its handshake is seen from here on.
+        flow.completing_ack = 0;
+        flow.flags &= !FlowFlags::REBUILT;
+    }
     if flow.state == FlowState::Answered as u8
         && flags & ACK != 0
-        && acknowledges(headers.acknowledgement, flow.completing_ack)
+        && acknowledges(flow, headers.acknowledgement)
     {
         flow.state = FlowState::Established as u8;
     }
@@ -56,7 +61,11 @@ pub fn backend_sent<A: Wire>(flow: &mut FlowValue<A>, headers: &Headers<A>) {
     let flags = headers.tcp_flags;
     if flow.state == FlowState::New as u8 {
         flow.state = FlowState::Answered as u8;
-        flow.completing_ack = if flags & SYN != 0 { headers.sequence.wrapping_add(1) } else { 0 };
+    }
+    if flow.protocol == TCP && flags & SYN != 0 {
+        // 0 has a meaning: then the next one is as good, being within the window.
+        let next = headers.sequence.wrapping_add(1);
+        flow.completing_ack = if next == 0 { 1 } else { next };
     }
     if flow.protocol == TCP {
         ends(flow, flags, FlowFlags::BACKEND_ENDED);
@@ -69,16 +78,20 @@ pub fn backend_sent<A: Wire>(flow: &mut FlowValue<A>, headers: &Headers<A>) {
 pub fn answers_another<A: Wire>(flow: &FlowValue<A>, headers: &Headers<A>) -> bool {
     flow.protocol == TCP
         && headers.tcp_flags & (SYN | ACK) == SYN | ACK
-        && flow.state != FlowState::New as u8
-        && headers.sequence.wrapping_add(1) != flow.completing_ack
+        && flow.completing_ack != 0
+        && headers.sequence.wrapping_add(1).max(1) != flow.completing_ack
 }
 
-/// Whether the client has what the backend sent up to `wanted`; 0 if that is not known, as the flow was found again in
-/// its middle.
+/// Whether the client has what the backend answered to its SYN. Nobody knows that of a flow that was found again in its
+/// middle.
 #[inline(always)]
-fn acknowledges(acknowledgement: u32, wanted: u32) -> bool {
-    // RFC 9293, 3.4: sequence numbers are compared modulo 2^32.
-    wanted == 0 || acknowledgement.wrapping_sub(wanted) < 1 << 31
+fn acknowledges<A: Wire>(flow: &FlowValue<A>, acknowledgement: u32) -> bool {
+    if flow.completing_ack == 0 {
+        return flow.flags().has(FlowFlags::REBUILT);
+    }
+    // RFC 9293, 3.4: sequence numbers are compared modulo 2^32. No more than a window without scaling, which a SYN-ACK
+    // has: half of all numbers would let every second forged acknowledgement pass.
+    acknowledgement.wrapping_sub(flow.completing_ack) <= 0xffff
 }
 
 #[inline(always)]
@@ -153,15 +166,22 @@ mod tests {
     fn a_handshake_counts_only_with_the_acknowledgement_of_what_the_backend_sent() {
         let start = [('c', tcp(SYN, 100, 0)), ('b', tcp(SYN | ACK, u32::MAX, 101))];
         let half = after(NEW, &start);
-        assert_eq!((half.state, half.completing_ack), (FlowState::Answered as u8, 0));
+        assert_eq!((half.state, half.completing_ack), (FlowState::Answered as u8, 1));
         let start = [('c', tcp(SYN, 100, 0)), ('b', tcp(SYN | ACK, 700, 101))];
         let half = after(NEW, &start);
-        for (ack, state) in
-            [(701, FlowState::Established), (900, FlowState::Established), (700, FlowState::Answered)]
-        {
+        for (ack, state) in [
+            (701, FlowState::Established),
+            (900, FlowState::Established),
+            (700, FlowState::Answered),
+            (701 + (1 << 30), FlowState::Answered),
+        ] {
             assert_eq!(after(half, &[('c', tcp(ACK, 101, ack))]).state, state as u8, "{ack}");
         }
-        assert_eq!(after(half, &[('c', tcp(SYN, 100, 0))]).state, FlowState::Answered as u8);
+        let again = after(half, &[('c', tcp(SYN, 100, 0)), ('c', tcp(ACK, 101, 5))]);
+        assert_eq!((again.state, again.completing_ack), (FlowState::Answered as u8, 0));
+        let found = Flow { flags: FlowFlags::REBUILT, ..NEW };
+        let steps = [('c', tcp(ACK, 7, 9)), ('b', tcp(ACK, 9, 7)), ('c', tcp(ACK, 7, 9))];
+        assert_eq!(after(found, &steps).state, FlowState::Established as u8);
     }
 
     #[test]

@@ -276,7 +276,10 @@ impl Service {
     /// The `spec` of the object.
     pub(crate) fn spec(&self, index: u8) -> Value {
         let policy = |local: bool| if local { "Local" } else { "Cluster" };
-        let port = |name: &str, protocol: &str| json!({ "name": name, "protocol": protocol, "port": SERVICE_PORT, "nodePort": node_port(index) });
+        let port = |name: &str, protocol: &str| {
+            let number = node_port(index);
+            json!({ "name": name, "protocol": protocol, "port": SERVICE_PORT, "nodePort": number })
+        };
         let mut spec = json!({
             "type": "LoadBalancer",
             "ipFamilyPolicy": "RequireDualStack",

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use sheave_tests::probe::{Connection, Outcome, tcp};
+use sheave_tests::probe::{Connection, Outcome, tcp, udp};
 use sheave_tests::topology::Links;
 use sheave_tests::wait::wait_for;
 
-use crate::manifests::{FAMILIES, NODE_PORT, cluster_ip, node_port, vip, web};
+use crate::manifests::{FAMILIES, NODE_PORT, cluster_ip, node_port, server, vip, web};
 use crate::site::{BY_PACKET, LIMIT, Site};
 
 fn answers(site: &Site, place: &str, to: SocketAddr) -> bool {
@@ -65,5 +65,42 @@ fn node_ports_follow_the_addresses_of_the_node() {
     }
     for v6 in FAMILIES {
         assert!(answers(&site, "client", node_port(1, v6)), "the others stay");
+    }
+}
+
+#[test]
+fn after_cleanup_the_devices_are_as_if_nothing_had_been_there() {
+    let mut site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a", "2a"]));
+    for node in [1, 2] {
+        site.kill_agent(node);
+        site.sheave(node, &["cleanup"]);
+    }
+    for v6 in FAMILIES {
+        let direct = server("1a", v6);
+        assert_eq!(site.at("client", || tcp(direct)).unwrap().server, direct);
+        let refused = Outcome::from(site.at("client", || tcp(node_port(1, v6))));
+        assert_eq!(refused, Outcome::Refused, "the node's own answer at a closed port");
+    }
+    site.start_agents(BY_PACKET);
+    for v6 in FAMILIES {
+        assert!(answers(&site, "client", node_port(1, v6)));
+        assert!(answers(&site, "1c", cluster_ip(v6)));
+    }
+}
+
+#[test]
+fn an_answer_may_leave_by_another_device_than_its_question_came_by() {
+    let site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a", "2a"]));
+    site.topology.leave_by_second_link("node1").unwrap();
+    for v6 in FAMILIES {
+        let to = node_port(1, v6);
+        until_answers(&site, "client", to, "the second device is known");
+        for _ in 0..20 {
+            site.at("client", || Connection::open(to)?.transfer_last(b"by another way")).unwrap();
+            site.at("client", || udp(to)).unwrap();
+            site.at("1c", || tcp(cluster_ip(v6))).unwrap();
+        }
     }
 }

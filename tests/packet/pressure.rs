@@ -2,12 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 
 use sheave_tests::probe::{Connection, Outcome, ask, tcp, udp_socket};
 use sheave_tests::raw::{RawSender, SYN, Segment};
 use sheave_tests::topology::Links;
 
-use crate::manifests::{FAMILIES, node_port, server, vip, web};
+use crate::manifests::{FAMILIES, cluster_ip, node_port, server, vip, web};
 use crate::site::{BY_PACKET, Site};
 
 /// Places for flows of each family.
@@ -145,5 +146,35 @@ fn answers_find_the_one_who_asked_however_alike_the_questions_are() {
                 }
             }
         }
+    }
+}
+
+/// Many clients at once on all CPUs: each gets its own bytes back.
+#[test]
+fn a_crowd_of_clients_is_not_mixed_up() {
+    let site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a", "1b", "2a", "2b"]));
+    let places = ["client", "stranger", "1c", "2c", "1a", "2a", "node1", "node2"];
+    thread::scope(|scope| {
+        for (number, place) in (0_u32..).zip(places) {
+            for v6 in FAMILIES {
+                for to in [node_port(1, v6), vip(2, v6), cluster_ip(v6)] {
+                    let place = site.place(place);
+                    scope.spawn(move || place.run(|| one_of_a_crowd(to, number)));
+                }
+            }
+        }
+    });
+}
+
+fn one_of_a_crowd(to: SocketAddr, number: u32) {
+    for turn in 0..40_u32 {
+        let bytes = [number.to_be_bytes(), turn.to_be_bytes()].concat().repeat(300);
+        let transferred = Connection::open(to).and_then(|connection| connection.transfer_last(&bytes));
+        transferred.unwrap_or_else(|error| panic!("TCP, client {number} at {to}, turn {turn}: {error}"));
+        let socket = udp_socket(to, 0).unwrap();
+        socket.connect(to).unwrap();
+        ask(&socket, &bytes[..64])
+            .unwrap_or_else(|e| panic!("UDP, client {number} at {to}, turn {turn}: {e}"));
     }
 }

@@ -9,14 +9,16 @@ use sheave_tests::topology::Links;
 
 use crate::site::{Site, translating};
 
-fn run(path: Translation) {
+fn read(wanted: impl Fn(&Scenario) -> bool) -> Vec<Scenario> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packet/scenarios");
     let mut scenarios = Scenario::read_all(&folder).unwrap();
-    let wanted = env::var("SCENARIO").unwrap_or_default();
-    scenarios.retain(|scenario| scenario.name.contains(&wanted));
+    scenarios.retain(wanted);
     // Those with the same settings one after the other: agents need not be started again between them.
     scenarios.sort_by(|a, b| a.settings.cmp(&b.settings));
-    let mut site = Site::without_agents(Links::ETHERNET);
+    scenarios
+}
+
+fn run(site: &mut Site, scenarios: Vec<Scenario>, path: Translation) {
     let (mut running, mut failed) = (None, Vec::new());
     for scenario in scenarios {
         if running.as_ref() != Some(&scenario.settings) {
@@ -33,12 +35,27 @@ fn run(path: Translation) {
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
+fn run_all(path: Translation) {
+    let name = env::var("SCENARIO").unwrap_or_default();
+    let scenarios = read(|scenario| scenario.name.contains(&name));
+    run(&mut Site::without_agents(Links::ETHERNET), scenarios, path);
+}
+
 #[test]
 fn every_scenario_holds_where_sockets_are_translated() {
-    run(Translation::Sockets);
+    run_all(Translation::Sockets);
 }
 
 #[test]
 fn every_scenario_holds_where_packets_are_translated() {
-    run(Translation::Packets);
+    run_all(Translation::Packets);
+}
+
+/// Otherwise no checksum is computed before a packet leaves the machine, and nobody would see a wrong one.
+#[test]
+fn packets_have_the_right_checksum_when_somebody_looks() {
+    let mut site = Site::without_agents(Links::ETHERNET);
+    site.topology.compute_checksums().unwrap();
+    let names = ["cluster", "hairpin", "host-network", "no-endpoints"];
+    run(&mut site, read(|scenario| names.contains(&scenario.name.as_str())), Translation::Packets);
 }

@@ -1,5 +1,6 @@
 //! Established TCP connections outlive their endpoint's membership, the agent, and changes of its settings.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use sheave_tests::probe::{Connection, Outcome, tcp};
@@ -80,13 +81,21 @@ fn an_established_connection_outlives_everything_but_its_ends() {
     all_go_on(&mut held, "and changes them");
 }
 
+/// Packets to an address that is no Service's any more are not looked at: at a NodePort the host itself answers.
 #[test]
-fn an_established_connection_outlives_its_service() {
+fn a_deleted_service_ends_its_connections_at_once() {
     let site = Site::new(Links::ETHERNET, BY_PACKET);
-    site.publish(&web(&["1a", "2a"]));
-    let mut held = hold(&site);
-    site.publish("");
-    all_go_on(&mut held, "the Service is gone");
+    for v6 in FAMILIES {
+        site.publish(&web(&["1a", "2a"]));
+        let to = node_port(1, v6);
+        let mut held = ["1a", "2a"].map(|pod| Held::open(&site, "client", to, pod));
+        site.publish("");
+        for Held { connection, what, .. } in &mut held {
+            let ended = connection.exchange(b"still there?").unwrap_err();
+            assert_eq!(ended.kind(), ErrorKind::ConnectionReset, "{what}");
+        }
+        assert_eq!(Outcome::from(site.at("client", || tcp(to))), Outcome::Refused);
+    }
 }
 
 #[test]
@@ -118,6 +127,28 @@ fn a_port_that_is_used_again_gets_a_backend_that_is_there() {
                     assert_eq!(connection.answer.server, server(pod, v6), "{place} at {to}");
                     connection.reset().unwrap();
                 }
+            }
+        }
+    }
+}
+
+/// A flow is remembered for a while after its end. A connection past the Service between the same ends is another.
+#[test]
+fn a_direct_connection_from_a_port_of_an_old_one_is_not_taken_for_it() {
+    let site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a"]));
+    for v6 in FAMILIES {
+        for (place, to) in [("client", node_port(1, v6)), ("1c", cluster_ip(v6)), ("2c", node_port(1, v6))] {
+            let ends_by = [Connection::reset as fn(Connection) -> _, Connection::finish];
+            for (number, end) in (45_003..).zip(ends_by) {
+                let translated = site.at(place, || Connection::open_from(to, number)).unwrap();
+                end(translated).unwrap();
+                let direct = site.at(place, || Connection::open_from(server("1a", v6), number));
+                let mut direct = direct.unwrap_or_else(|error| panic!("{place} after {to}: {error}"));
+                direct.exchange(b"direct").unwrap();
+                direct.reset().unwrap();
+                let again = site.at(place, || Connection::open_from(to, number + 10));
+                again.unwrap().reset().unwrap();
             }
         }
     }

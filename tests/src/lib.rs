@@ -12,6 +12,7 @@ pub mod kube_proxy;
 pub mod lab;
 pub mod netns;
 pub mod objects;
+pub mod offload;
 pub mod plane;
 pub mod probe;
 pub mod process;

@@ -79,8 +79,16 @@ impl Connection {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_from(to: SocketAddr, port: u16) -> io::Result<Self> {
+        Self::open_within(to, port, PATIENCE)
+    }
+
+    /// The same by a client that waits as long as it says for the connection.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_within(to: SocketAddr, port: u16, patience: Duration) -> io::Result<Self> {
         let socket = bound(to, SockType::Stream, port)?;
-        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(2, 500_000))?;
+        setsockopt(&socket, sockopt::SendTimeout, &time_limit(patience))?;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
             // So says a connect with a time limit (socket(7), SO_SNDTIMEO).
             Err(Errno::EINPROGRESS) => return Err(ErrorKind::TimedOut.into()),
@@ -109,6 +117,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends its own stream and waits for the end of the server's, which comes after that.
+    ///
+    /// # Errors
+    /// What a program would get, or that the server sent something more.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        self.read_the_end()
+    }
+
     /// Sends some bytes and expects them back.
     ///
     /// # Errors
@@ -123,9 +140,31 @@ impl Connection {
     /// # Errors
     /// As [`Self::exchange`].
     pub fn transfer(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream_through(bytes, false)
+    }
+
+    /// The same as the last thing: its own stream ends after it, and what comes back comes over a half-closed connection.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub fn transfer_last(mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream_through(bytes, true)?;
+        self.read_the_end()
+    }
+
+    fn read_the_end(&mut self) -> io::Result<()> {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest)?;
+        same(&rest, b"")
+    }
+
+    fn stream_through(&mut self, bytes: &[u8], last: bool) -> io::Result<()> {
         let mut out = self.stream.try_clone()?;
         thread::scope(|scope| {
-            let sender = scope.spawn(move || out.write_all(bytes));
+            let sender = scope.spawn(move || {
+                out.write_all(bytes)?;
+                if last { out.shutdown(Shutdown::Write) } else { Ok(()) }
+            });
             let received = expect(&mut self.stream, bytes);
             if received.is_err() {
                 // Ends the sender too.
@@ -135,6 +174,11 @@ impl Connection {
             received.and(sent)
         })
     }
+}
+
+/// As socket options want it.
+pub(crate) fn time_limit(limit: Duration) -> TimeVal {
+    TimeVal::new(limit.as_secs().try_into().unwrap_or(1), limit.subsec_micros().into())
 }
 
 fn introduction(stream: &TcpStream) -> io::Result<Introduction> {
@@ -198,15 +242,7 @@ fn bound(to: SocketAddr, kind: SockType, port: u16) -> io::Result<OwnedFd> {
 /// # Errors
 /// What a program would get.
 pub fn udp(to: SocketAddr) -> io::Result<Answer> {
-    udp_from(to, 0)
-}
-
-/// The same from a port of the client's choice, or from any (0).
-///
-/// # Errors
-/// What a program would get.
-pub fn udp_from(to: SocketAddr, port: u16) -> io::Result<Answer> {
-    let socket = udp_socket(to, port)?;
+    let socket = udp_socket(to, 0)?;
     socket.connect(to)?;
     ask(&socket, b"who?")
 }

@@ -11,7 +11,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
     setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
+
+use crate::probe::time_limit;
 
 /// A TCP header without options.
 const TCP_HEADER: usize = 20;
@@ -141,8 +142,7 @@ pub fn ping(to: IpAddr, length: usize, patience: Duration) -> io::Result<bool> {
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
     };
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
-    let patience = TimeVal::new(patience.as_secs().try_into().unwrap_or(1), patience.subsec_micros().into());
-    setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &time_limit(patience))?;
     // The kernel fills in identification and checksum.
     let mut request = vec![0x5a; length.max(8)];
     if let Some(place) = request.get_mut(..8) {

@@ -6,16 +6,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::{PacketSettings, SocketLb, names};
 
 /// More than the largest packet that the kernel makes room for in a test run: one page.
 const ROOM: usize = 65_536;
-
-/// `BPF_F_IPV6` (linux/bpf.h), which the checksum helper knows from kernel 6.16 on.
-const CHECKSUM_OF_IPV6: u32 = 1 << 7;
 
 /// What of `struct __sk_buff` (linux/bpf.h) a test run takes from outside; the kernel refuses the rest unless it is 0.
 #[repr(C)]
@@ -82,15 +79,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Makes the maps for these settings; `flows` and the kernel's version are filled in.
+    /// Makes the maps for these settings; `flows` is filled in.
     ///
     /// # Errors
     /// Not root, or no object.
     pub fn load(settings: &PacketSettings, sizes: &Sizes) -> Result<Self> {
         let object = std::fs::read(object())
             .with_context(|| format!("{}: `cargo xtask build`", object().display()))?;
-        let settings =
-            PacketSettings { flows: sizes.flows, ipv6_checksum_flag: checksum_flag()?, ..*settings };
+        let settings = PacketSettings { flows: sizes.flows, ..*settings };
         let socket_lb = if settings.host_by_packet == 0 { SocketLb::All } else { SocketLb::Off } as u32;
         let mut loader = EbpfLoader::new();
         loader.btf(None);
@@ -173,18 +169,6 @@ fn entries(sizes: &Sizes) -> [(&'static str, u32); 12] {
 fn object() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sheave-ebpf.o");
     std::env::var_os("SHEAVE_EBPF_OBJECT").map_or_else(default, PathBuf::from)
-}
-
-fn checksum_flag() -> Result<u32> {
-    let name = nix::sys::utsname::uname()?;
-    let mut numbers = name.release().to_string_lossy().into_owned();
-    numbers.truncate(
-        numbers.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(numbers.len()),
-    );
-    let [major, minor, ..] = numbers.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>()?[..] else {
-        bail!("kernel release {numbers}");
-    };
-    Ok(if (major, minor) >= (6, 16) { CHECKSUM_OF_IPV6 } else { 0 })
 }
 
 fn bytes_of(context: &SkBuff) -> &[u8] {

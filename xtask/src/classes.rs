@@ -9,13 +9,14 @@ use clap::ValueEnum;
 
 use crate::controlplane;
 use crate::ebpf;
+use crate::fuzz::{FIXTURES_TARGET, PACKET_PACKAGE};
 use crate::packages;
 use crate::process;
 use crate::user_space::{self, TESTS_PACKAGE};
 use crate::workspace::Workspace;
 
-/// The crate whose integration tests are the property tests.
-const PROPERTY_PACKAGE: &str = "proxy-core";
+/// The crates whose integration tests are the property tests.
+const PROPERTY_PACKAGES: [&str; 2] = ["proxy-core", PACKET_PACKAGE];
 
 /// One class of test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -121,12 +122,15 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
     Ok(match class {
         Class::Unit => unit(workspace, metadata),
         Class::Property => {
-            let targets = test_targets(metadata, |package| package == PROPERTY_PACKAGE);
+            let targets = test_targets(metadata, |package| PROPERTY_PACKAGES.contains(&package));
             // Without a selection cargo would run every target there is.
-            ensure!(!targets.is_empty(), "{PROPERTY_PACKAGE} has no integration tests");
+            ensure!(!targets.is_empty(), "{PROPERTY_PACKAGES:?} have no integration tests");
             vec![selecting(workspace, &[], &targets)]
         }
-        Class::Maps => vec![serial(workspace, &[], &["maps".to_owned()]), privileged_unit_tests(workspace)],
+        Class::Maps => {
+            let targets = ["maps", FIXTURES_TARGET].map(str::to_owned);
+            vec![serial(workspace, &[], &targets), privileged_unit_tests(workspace)]
+        }
         Class::Datapath | Class::Packet | Class::Apiserver | Class::Oracle => {
             vec![serial(workspace, &[], &[class.name()])]
         }
@@ -149,7 +153,8 @@ fn serial(workspace: &Workspace, selections: &[&str], targets: &[String]) -> Com
 }
 
 fn unit(workspace: &Workspace, metadata: &Metadata) -> Vec<Command> {
-    let targets = test_targets(metadata, |package| ![PROPERTY_PACKAGE, TESTS_PACKAGE].contains(&package));
+    let elsewhere = |package: &str| package == TESTS_PACKAGE || PROPERTY_PACKAGES.contains(&package);
+    let targets = test_targets(metadata, |package| !elsewhere(package));
     let mut doc = user_space::cargo(workspace, "test");
     doc.args(["--doc", "--"]);
     let mut xtask = process::cargo();
@@ -211,7 +216,13 @@ mod tests {
         let commands = commands(&workspace, &workspace.metadata().unwrap(), Class::Maps).unwrap();
         let calls: Vec<String> = commands.iter().map(arguments).collect();
         let selection = "test --workspace --exclude xtask --no-fail-fast";
-        assert_eq!(calls, [format!("{selection} --test maps --"), format!("{selection} --lib -- --ignored")]);
+        assert_eq!(
+            calls,
+            [
+                format!("{selection} --test maps --test fixtures --"),
+                format!("{selection} --lib -- --ignored")
+            ]
+        );
     }
 
     #[test]

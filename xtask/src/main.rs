@@ -4,6 +4,7 @@ mod classes;
 mod controlplane;
 mod deny;
 mod ebpf;
+mod fuzz;
 mod linker;
 mod lint;
 mod packages;
@@ -45,6 +46,19 @@ enum Verb {
         #[arg(last = true)]
         harness: Vec<String>,
     },
+    /// Generated and spoilt packets through the packet path, round after round with new seeds; as root also through
+    /// the kernel's programs
+    Fuzz {
+        /// When no further round begins
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Seed of the first round; the next ones count on
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Cases of each property in a round
+        #[arg(long, default_value_t = 10_000)]
+        cases: u32,
+    },
     /// Formatting, clippy for user space and for the eBPF target, documentation links
     Lint,
     /// Licences, sources, banned crates and advisories of all dependencies
@@ -80,6 +94,7 @@ fn perform(verb: Verb) -> Result<()> {
     match verb {
         Verb::Build { release } => user_space::build_all(&workspace, release),
         Verb::Test { classes, harness } => classes::run(&workspace, classes, &harness),
+        Verb::Fuzz { seconds, seed, cases } => fuzz::run(&workspace, &fuzz::Limits { seconds, seed, cases }),
         Verb::Lint => lint::run(&workspace),
         Verb::Deny => deny::run(&workspace),
         Verb::Tidy => tidy::run(&workspace),

@@ -8,9 +8,9 @@ use std::{
 };
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, PortBe, Scope, ServiceKey, ServiceValue,
-    SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, PortBe, Scope, ServiceKey,
+    ServiceValue, SourceRangeKey,
 };
 
 use super::Simulation;
@@ -201,8 +201,8 @@ impl<A: Simulated> Tables<A> for Simulation {
         if let Some(there) = A::tables(self).flows.get_mut(&slot)
             && there.serial == flow.serial
         {
-            there.state = flow.state;
-            there.flags = flow.flags;
+            there.state = there.state.max(flow.state);
+            there.flags = there.flags & !FlowFlags::REBUILT | flow.flags;
             there.service_id = flow.service_id;
             there.generation = flow.generation;
             there.completing_ack = flow.completing_ack;

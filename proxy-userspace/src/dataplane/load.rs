@@ -93,19 +93,12 @@ pub(super) struct Constants {
     pub(super) packet: PacketSettings,
 }
 
-/// `BPF_F_IPV6` (linux/bpf.h, kernel 6.16).
-const CHECKSUM_OF_IPV6: u32 = 1 << 7;
-/// The first kernel that knows it; earlier ones refuse the call.
-const KNOWS_CHECKSUM_OF_IPV6: (u32, u32) = (6, 16);
-
 impl Constants {
-    /// Settings with those that follow from others and from the kernel filled in.
+    /// Settings with those that follow from others filled in.
     pub(super) fn new(capacities: Capacities, socket_lb: SocketLb, packet: PacketSettings) -> Self {
-        let knows = sys::kernel_release().is_some_and(|release| release >= KNOWS_CHECKSUM_OF_IPV6);
         let packet = PacketSettings {
             flows: capacities.flows,
             host_by_packet: (socket_lb == SocketLb::Off).into(),
-            ipv6_checksum_flag: if knows { CHECKSUM_OF_IPV6 } else { 0 },
             ..packet
         };
         Self { capacities, socket_lb, packet }

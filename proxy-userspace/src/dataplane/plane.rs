@@ -47,8 +47,7 @@ pub struct DataPlaneConfig {
     pub capacities: Capacities,
     /// Whose sockets are translated at the socket.
     pub socket_lb: SocketLb,
-    /// Settings of the packet path. What follows from the others and from the kernel is filled in: `flows`,
-    /// `host_by_packet`, `ipv6_checksum_flag`.
+    /// Settings of the packet path. What follows from the others is filled in: `flows`, `host_by_packet`.
     pub packet: PacketSettings,
     /// How programs get onto devices; `None` for tcx where the kernel has it.
     pub device_hook: Option<DeviceHook>,

@@ -304,17 +304,6 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
     Ok(info)
 }
 
-/// Major and minor number of the running kernel; `None` if its name says neither.
-pub(super) fn kernel_release() -> Option<(u32, u32)> {
-    let name = nix::sys::utsname::uname().ok()?;
-    release(name.release().to_str()?)
-}
-
-fn release(name: &str) -> Option<(u32, u32)> {
-    let mut numbers = name.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
 /// More maps than any program of ours uses.
 const MAPS: usize = 64;
 
@@ -419,25 +408,4 @@ pub(super) unsafe fn lookup_batch<K, V>(
         values.set_len(read);
     }
     Ok((!end && read > 0).then_some(next))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_s_name_tells_its_release() {
-        let cases = [
-            ("6.18.44-fc-v669", Some((6, 18))),
-            ("6.1.0-56-cloud-amd64", Some((6, 1))),
-            ("5.15", Some((5, 15))),
-            ("6.16-rc1", Some((6, 16))),
-            ("linux", None),
-            ("", None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(release(name), expected, "{name}");
-        }
-        assert!(kernel_release().is_some());
-    }
 }

@@ -44,6 +44,12 @@ pub const STRANGER_GATEWAY: Pair = Pair::new([198, 51, 100, 129], [0x2001, 0xdb8
 /// The router on the nodes' link.
 pub const ROUTER: Pair = Pair::new([192, 0, 2, 254], [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe]);
 
+/// The router's and a node's end of a second link between them.
+pub const SECOND_LINK: [Pair; 2] = [
+    Pair::new([192, 0, 2, 241], [0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 1]),
+    Pair::new([192, 0, 2, 242], [0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 2]),
+];
+
 /// How many nodes there are; they are counted from 1.
 pub const NODES: u8 = 2;
 

@@ -24,6 +24,7 @@ use crate::cgroup::Cgroup;
 use crate::echo::EchoServer;
 use crate::lab::Pause;
 use crate::netns::Netns;
+use crate::offload::compute_checksums;
 
 /// Port that every pod and node serves on.
 pub const PORT: u16 = 8080;
@@ -135,6 +136,26 @@ impl Topology {
     /// All of them.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.places.values()
+    }
+
+    /// Makes every client and pod compute the checksums of what it sends, so that a receiver checks them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn compute_checksums(&self) -> Result<()> {
+        for place in self.places() {
+            place.run(|| compute_checksums("eth0")).with_context(|| place.name.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Gives a node a second link with the router, by which everything to elsewhere leaves; what comes goes on to come
+    /// by the first.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn leave_by_second_link(&self, node: &str) -> Result<()> {
+        wiring::second_link(self, self.place(node)?, self.links)
     }
 
     /// Takes the device of a node or pod away, and makes it again.

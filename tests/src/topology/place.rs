@@ -30,8 +30,8 @@ pub struct Place {
     pub(super) ports: AtomicU16,
 }
 
-/// Ports for clients: none that a node gives to others or at which Services are.
-const CLIENT_PORTS: Range<u16> = 33_000..60_999;
+/// Ports for clients: none that a kernel chooses, that a node gives to others or at which Services are.
+const CLIENT_PORTS: Range<u16> = 33_000..50_000;
 
 impl Place {
     /// Runs `work` on a thread of its own at this place and waits for it. A panic goes on in the caller.

@@ -5,8 +5,8 @@
 use anyhow::{Result, ensure};
 
 use super::addresses::{
-    ALL_PODS, CLIENT_GATEWAY, CLUSTER_IPS, NODES, NOWHERE, Pair, ROUTER, STRANGER_GATEWAY, VIPS_1, VIPS_2,
-    node, pods_of,
+    ALL_PODS, CLIENT_GATEWAY, CLUSTER_IPS, NODES, NOWHERE, Pair, ROUTER, SECOND_LINK, STRANGER_GATEWAY,
+    VIPS_1, VIPS_2, node, pods_of,
 };
 use super::{Links, Place, Topology, pods};
 use crate::netns::Netns;
@@ -27,6 +27,8 @@ pub(super) fn namespace() -> Result<Netns> {
     // Every error is sent: tests cause more of them than a router expects.
     netns.sysctl("ipv4/icmp_ratelimit", "0")?;
     netns.sysctl("ipv6/icmp/ratelimit", "0")?;
+    // What the kernel chooses leaves room for ports that tests choose.
+    netns.sysctl("ipv4/ip_local_port_range", "50000 60999")?;
     // Ping sockets for root, both families.
     netns.sysctl("ipv4/ping_group_range", "0 0")?;
     Ok(netns)
@@ -49,6 +51,23 @@ pub(super) fn connect(topology: &Topology, links: Links) -> Result<()> {
         pod(topology, topology.place(&format!("{number}{letter}"))?, links)?;
     }
     routes(topology)
+}
+
+pub(super) fn second_link(topology: &Topology, node: &Place, links: Links) -> Result<()> {
+    ensure!(node.is_node(), "{} is no node", node.name);
+    let (router, device) = (&topology.router, format!("{}b", node.name));
+    pair(router, &device, &node.netns, "eth1", links.underlay)?;
+    let [there, here] = SECOND_LINK;
+    router.ip_lines(&[
+        format!("addr add {}/30 dev {device}", there.v4),
+        format!("addr add {}/64 dev {device} nodad", there.v6),
+    ])?;
+    node.netns.ip_lines(&[
+        format!("addr add {}/30 dev eth1", here.v4),
+        format!("addr add {}/64 dev eth1 nodad", here.v6),
+        format!("route replace 0.0.0.0/0 via {}", there.v4),
+        format!("route replace ::/0 via {}", there.v6),
+    ])
 }
 
 /// With the first end of a pair its other end, the addresses and the routes are gone too.

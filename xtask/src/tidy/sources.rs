@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, Target, TargetKind};
@@ -150,7 +150,7 @@ fn declared_modules(items: &[Item], beside: &Path, folder: &Path, is_test: bool)
                     declared_modules(items, &inner, &inner, is_test)
                 }
                 (None, Some(path)) => {
-                    vec![Declared { candidates: vec![beside.join(path)], by_path: true, is_test }]
+                    vec![Declared { candidates: vec![plain(&beside.join(path))], by_path: true, is_test }]
                 }
                 (None, None) => {
                     let candidates =
@@ -160,6 +160,19 @@ fn declared_modules(items: &[Item], beside: &Path, folder: &Path, is_test: bool)
             }
         })
         .collect()
+}
+
+/// A path without `..`, so that a file has one name.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
 }
 
 /// Every text file of the repository with its path relative to it.
@@ -247,6 +260,16 @@ mod tests {
             ("src/b/beside.rs", ""),
             ("src/inner/c.rs", ""),
             ("src/else/where.rs", ""),
+        ];
+        assert_eq!(orphans(&files), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_in_another_folder_is_found_by_its_path() {
+        let files = [
+            ("src/lib.rs", "#[path = \"../else/where/mod.rs\"] mod a;"),
+            ("else/where/mod.rs", "mod beside;"),
+            ("else/where/beside.rs", ""),
         ];
         assert_eq!(orphans(&files), Vec::<String>::new());
     }

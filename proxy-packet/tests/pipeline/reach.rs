@@ -1,0 +1,52 @@
+//! The generated cases are worth something only if they get everywhere.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+use proxy_common::Counter;
+use proxy_packet::Verdict;
+
+use crate::generate::scene::scene;
+use crate::generate::traffic::packet;
+use crate::generate::world::Ip;
+
+/// States, and packets into each.
+const STATES: usize = 3_000;
+const PACKETS: usize = 4;
+
+/// What needs a torn record, a node without an address, or a limit, which the written cases have.
+const ELSEWHERE: [Counter; 3] =
+    [Counter::RefusedUnstable, Counter::DroppedNoSourceAddress, Counter::DroppedRefusalLimit];
+
+#[test]
+fn generated_packets_reach_every_outcome() {
+    let mut counts: BTreeMap<Counter, u64> = BTreeMap::new();
+    let mut verdicts: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut runner = TestRunner::new(crate::config_from(crate::SEED));
+    let settings =
+        (any::<bool>(), any::<bool>(), prop_oneof![1_u32..4, Just(500)], prop_oneof![Just(1_u32), Just(64)]);
+    let scenes = (prop_oneof![Just(Ip::V4), Just(Ip::V6)], settings)
+        .prop_flat_map(|(ip, settings)| scene(ip, settings));
+    let packets = prop::collection::vec(packet(1), PACKETS);
+    for _ in 0..STATES {
+        let scene = scenes.new_tree(&mut runner).unwrap().current();
+        let mut world = scene.world();
+        for packet in packets.new_tree(&mut runner).unwrap().current() {
+            let outcome = packet.send(&scene, &mut world);
+            *verdicts.entry(outcome.verdict as u32).or_default() += 1;
+            for (counter, count) in outcome.counts {
+                *counts.entry(counter).or_default() += count;
+            }
+        }
+    }
+    eprintln!("{verdicts:?}\n{counts:#?}");
+    for verdict in [Verdict::Pass, Verdict::Drop, Verdict::Redirect, Verdict::Bounce, Verdict::ToHost] {
+        assert!(verdicts.contains_key(&(verdict as u32)), "no packet has the verdict {verdict:?}");
+    }
+    let of_packets = Counter::ALL.iter().filter(|counter| **counter >= Counter::PacketForward);
+    let missing: Vec<_> =
+        of_packets.filter(|counter| !counts.contains_key(counter) && !ELSEWHERE.contains(counter)).collect();
+    assert!(missing.is_empty(), "no packet counts {missing:?}");
+}
