@@ -193,7 +193,7 @@ pub(crate) fn claim<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool
 }
 
 /// Like [`claim`], and takes the key from a flow that is not proven.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn wrest<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
     if claim(env, work) {
         return true;

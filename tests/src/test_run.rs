@@ -3,7 +3,7 @@
 //!
 //! Must not know: what a packet or a map entry means.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -75,7 +75,8 @@ impl Default for Sizes {
 /// The packet programs, each loaded when it is run first, attached to nothing.
 pub struct Programs {
     ebpf: Ebpf,
-    loaded: BTreeSet<String>,
+    /// What the verifier said of each program that was wanted.
+    loaded: BTreeMap<String, Result<(), String>>,
 }
 
 impl Programs {
@@ -98,7 +99,7 @@ impl Programs {
             loader.map_max_entries(map, entries);
         }
         let ebpf = loader.load(&object).context("cannot load the eBPF object")?;
-        Ok(Self { ebpf, loaded: BTreeSet::new() })
+        Ok(Self { ebpf, loaded: BTreeMap::new() })
     }
 
     /// Runs one packet through a program of [`names::DEVICE_PROGRAMS`].
@@ -121,9 +122,10 @@ impl Programs {
             ..TestRunOptions::new()
         };
         let classifier = classifier(&mut self.ebpf, program)?;
-        if !self.loaded.contains(program) {
-            classifier.load().with_context(|| format!("program {program}"))?;
-            self.loaded.insert(program.to_owned());
+        let load = || classifier.load().map_err(|error| error.to_string());
+        // A program that is refused is not tried again: that takes seconds each time.
+        if let Err(reason) = self.loaded.entry(program.to_owned()).or_insert_with(load) {
+            bail!("program {program}: {reason}");
         }
         let result = classifier.test_run(options)?;
         out.truncate(usize::try_from(result.data_size_out)?);
