@@ -6,8 +6,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, ServiceKey, ServiceValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, ServiceKey, ServiceValue, SourceRangeKey,
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 

@@ -131,7 +131,7 @@ impl Bench {
                     let one = packets.iter().take(1).cloned().collect();
                     (
                         row(&label(what), program, one, verdict, false),
-                        Some(row(&label(what), program, shuffled(packets), verdict, false)),
+                        Some(row(&label(what), program, shuffled(&packets), verdict, false)),
                     )
                 };
                 let data = (0..FLOWS).map(|n| tcp(family.client(n), target, ACK)).collect();
@@ -267,7 +267,7 @@ fn answer(packet: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// In an order without a pattern, always the same one (a linear congruential walk over a prime beyond the length).
-fn shuffled(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+fn shuffled(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     const PRIME: usize = 100_003;
     let order = (0..PRIME).map(|n| n * 7_919 % PRIME).filter(|at| *at < packets.len());
     order.map(|at| packets[at].clone()).collect()

@@ -345,10 +345,12 @@ impl Affinity {
         let Some(record) = A::tables(world).services.get(&key).copied() else { return };
         let key = AffinityKey::of_address(A::named(self.client).to_mapped(), record.service_id, A::FAMILY);
         // A tag is current only for a backend that could be chosen under it.
-        let current = self.current && service.backends.contains(&self.backend);
+        let backend_id = backend_id::<A>(world, self.backend, service.protocol);
+        let chosen = world.ring.iter().skip(record.ring_base as usize).take(record.ring_len as usize);
+        let current = self.current && chosen.into_iter().any(|id| *id == backend_id);
         let generation = if current { record.generation } else { record.generation.wrapping_sub(1) };
         let value = AffinityValue {
-            backend_id: backend_id::<A>(world, self.backend, service.protocol),
+            backend_id,
             tag: key.tag(generation),
             last_used_ns: world.clock_ns - u64::from(self.age) * 1_000_000_000,
         };

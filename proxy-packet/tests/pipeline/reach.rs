@@ -13,7 +13,7 @@ use crate::generate::traffic::packet;
 use crate::generate::world::Ip;
 
 /// States, and packets into each.
-const STATES: usize = 3_000;
+const STATES: usize = 5_000;
 const PACKETS: usize = 4;
 
 /// What needs a torn record, a node without an address, or a limit, which the written cases have.
