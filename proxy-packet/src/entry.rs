@@ -90,7 +90,8 @@ fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, pl
         Parsed::Other | Parsed::NotIp | Parsed::IcmpError => return Next::Done(unserved(env, work, false)),
     }
     let source = work.outer.source;
-    if !source.is_one_host() || source.is_loopback() {
+    let here = env.device() == setting!(env, loopback);
+    if !source.is_one_host() || (source.is_loopback() && !here) {
         // The kernel's stack would drop it as forged; what gets the node's address as its source would escape that.
         return Next::Done(drop(env, Counter::DroppedMalformed));
     }
