@@ -90,8 +90,10 @@ fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, pl
         Parsed::Other | Parsed::NotIp | Parsed::IcmpError => return Next::Done(unserved(env, work, false)),
     }
     let source = work.outer.source;
-    let here = env.device() == setting!(env, loopback);
-    if !source.is_one_host() || (source.is_loopback() && !here) {
+    if source.is_loopback() && env.device() == setting!(env, loopback) {
+        return Next::Done(Verdict::Pass);
+    }
+    if !source.is_one_host() || source.is_loopback() {
         // The kernel's stack would drop it as forged; what gets the node's address as its source would escape that.
         return Next::Done(drop(env, Counter::DroppedMalformed));
     }
@@ -145,9 +147,13 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     go_on(env, work, next, Place::Node)
 }
 
-/// A packet of the host's own: no socket hook has translated it.
+/// A packet of the host's own: no socket hook has translated it. One between loopback addresses stays on its device: the
+/// kernel takes no answer from elsewhere to such an address, so a NodePort there is for sockets alone.
 #[inline(never)]
 fn from_host<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
+    if work.outer.source.is_loopback() {
+        return Next::Done(Verdict::Pass);
+    }
     match lookup::address(env, work) {
         Read::Missing => return Next::Done(Verdict::Pass),
         Read::Torn => return Next::Done(drop(env, Counter::RefusedUnstable)),

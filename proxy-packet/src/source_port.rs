@@ -68,10 +68,10 @@ pub(crate) fn assign<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, place:
 /// Whether the reply would not return through this node, or is wanted to (services.md 3.7).
 #[inline(always)]
 fn wants_node_address<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>, place: Place) -> bool {
-    let hairpin = work.outer.source == work.backend.address;
     if work.from_host != 0 {
-        return work.outer.source.is_loopback();
+        return false;
     }
+    let hairpin = work.outer.source == work.backend.address;
     let is_local = BackendFlags(work.backend.flags).has(BackendFlags::LOCAL);
     let elsewhere = matches!(place, Place::Node) && !is_local;
     hairpin || elsewhere || work.from_outside != 0 || setting!(env, masquerade_all) != 0

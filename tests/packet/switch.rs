@@ -1,13 +1,17 @@
 //! The switch between sockets and packets, for a node and for one network namespace.
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use sheave_tests::client::{ask_tcp, ask_udp, udp_socket};
 use sheave_tests::probe::{Connection, tcp};
 use sheave_tests::scenario::{Scenario, Translation, failures};
+use sheave_tests::server::Server;
 use sheave_tests::topology::Links;
 
 use crate::manifests::{cluster_ip, web};
-use crate::site::Site;
+use crate::site::{BY_PACKET, Site};
 
 /// How many packets from clients node 1 has translated.
 fn translated(site: &Site) -> u64 {
@@ -62,4 +66,24 @@ fn one_pod_is_switched_to_packets_and_back_while_its_connections_go_on() {
     assert_eq!(translated(&site), count, "its sockets are translated again");
     by_socket.exchange(b"and on").unwrap();
     by_packet.exchange(b"and on").unwrap();
+}
+
+/// A NodePort makes the loopback addresses those of a Service. What the host has there itself must not notice.
+#[test]
+fn the_hosts_own_loopback_stays_its_own() {
+    let site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a", "2a"]));
+    let node = site.place("node1");
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let _server = Server::start(&node.netns, "host", address, 9_999).unwrap();
+        let to = SocketAddr::new(address, 9_999);
+        for _ in 0..5 {
+            let over_tcp = node.run(|| ask_tcp(to)).unwrap_or_else(|error| panic!("TCP {to}: {error}"));
+            let over_udp =
+                node.run(|| ask_udp(&udp_socket(to)?, to)).unwrap_or_else(|e| panic!("UDP {to}: {e}"));
+            assert_eq!([over_tcp.0, over_udp.0], ["host", "host"]);
+        }
+        let closed = node.run(|| ask_tcp(SocketAddr::new(address, 9_998)));
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
 }

@@ -54,7 +54,7 @@ impl Device {
 }
 
 /// Every address that a case may name: name, IPv4 and IPv6.
-const ADDRESSES: [(&str, [u8; 4], [u16; 8]); 25] = [
+const ADDRESSES: [(&str, [u8; 4], [u16; 8]); 26] = [
     // Outside: behind the router on eth0.
     ("client", [198, 51, 100, 7], [0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 7]),
     ("client2", [198, 51, 100, 8], [0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 8]),
@@ -71,11 +71,12 @@ const ADDRESSES: [(&str, [u8; 4], [u16; 8]); 25] = [
     // Pods of this node.
     ("local", [10, 244, 1, 2], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 2]),
     ("local2", [10, 244, 1, 3], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 3]),
-    // Pods of other nodes: by eth0, by eth1, by a narrow route, by none.
+    // Pods of other nodes: by eth0, by eth1, by a narrow route, by none, by one that says unreachable.
     ("remote", [10, 244, 2, 2], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 2]),
     ("remote2", [10, 244, 2, 3], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 3]),
     ("far", [10, 244, 3, 2], [0xfd00, 0x10, 0x244, 3, 0, 0, 0, 2]),
     ("narrow", [10, 244, 4, 2], [0xfd00, 0x10, 0x244, 4, 0, 0, 0, 2]),
+    ("vanished", [10, 244, 8, 2], [0xfd00, 0x10, 0x244, 8, 0, 0, 0, 2]),
     ("lost", [10, 244, 9, 2], [0xfd00, 0x10, 0x244, 9, 0, 0, 0, 2]),
     // Addresses of Services: ClusterIPs and two of a load balancer, which the node would send to the router; one that it
     // would send on by eth1.
@@ -138,6 +139,9 @@ const fn way(network: &'static str, bits: (u32, u32), device: Device, router: Op
     let mtu = if matches!(device, Device::Eth1) { SECOND_MTU } else { MTU };
     Way { network, bits, device, router, mtu }
 }
+
+/// A network without a route: to the kernel's question the answer is the same as for the host itself.
+pub const WITHOUT_ROUTE: (&str, (u32, u32)) = ("vanished", (24, 64));
 
 /// The node's routes. What none of them has is unreachable: `lost`.
 pub const WAYS: [Way; 11] = [
@@ -252,6 +256,8 @@ fn family<A: Named>(world: &mut Simulation, bits: fn((u32, u32)) -> u32) {
         let router = way.router.map(A::named);
         world.add_route(A::named(way.network), bits(way.bits), way.device.index(), router, way.mtu);
     }
+    let (vanished, lengths) = WITHOUT_ROUTE;
+    world.add_route(A::named(vanished), bits(lengths), 0, None, u32::MAX);
     for own in OWN {
         world.add_host_address(A::named(own));
     }
