@@ -16,6 +16,7 @@ pub mod backend;
 pub mod check;
 pub mod counter;
 pub mod device;
+pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod names;
@@ -29,6 +30,7 @@ pub use affinity::{AffinityKey, AffinityValue};
 pub use backend::{BackendFlags, BackendId, BackendValue};
 pub use counter::Counter;
 pub use device::DeviceValue;
+pub use endpoint::EndpointValue;
 pub use event::{Hook, SocketEvent, Verdict};
 pub use flow::{FlowFlags, FlowKey, FlowPlace, FlowState, FlowValue, FragmentKey, FragmentValue, Way};
 pub use service::{Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue};
@@ -79,6 +81,10 @@ pub const FLOW_SCHEMA_HASH: u32 = {
     hash = layout::fold(hash, DeviceValue::SCHEMA);
     hash
 };
+
+/// Like [`SCHEMA_HASH`], for the guard of pods.
+pub const ENDPOINT_SCHEMA_HASH: u32 =
+    layout::fold(layout::fold(layout::SEED, ABI_VERSION), EndpointValue::SCHEMA);
 
 #[cfg(test)]
 mod tests {

@@ -41,12 +41,19 @@ pub const DEVICES: &str = "devices";
 /// Map `packet_only`: hash, cookie of a network namespace whose sockets are not translated to 1 (`u8`).
 pub const PACKET_ONLY: &str = "packet_only";
 
+/// Map `endpoints`: hash, index of the host's device to [`crate::EndpointValue`].
+pub const ENDPOINTS: &str = "endpoints";
+
 /// Programs at the cgroup, each with the same name as its hook; the pinned link has this name too.
 pub const PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 /// Programs on network devices. Node devices lead out of the node, pod devices into a pod, `lo` to the host itself.
 pub const DEVICE_PROGRAMS: [&str; 4] = ["node_ingress", "node_egress", "pod_ingress", "pod_egress"];
+
+/// Programs on the host's end of a pod that our plugin wired: what comes out of it, what goes into it. Pinned, so that
+/// the plugin attaches them without an agent.
+pub const GUARD_PROGRAMS: [&str; 2] = ["guard_ingress", "guard_egress"];
 
 /// Iterator program that lists the sockets of `sock_peers` to the agent; not attached to a hook, not pinned.
 pub const LIST_SOCKETS: &str = "list_sockets";
@@ -82,6 +89,8 @@ pub const FRAGMENTS: u32 = 8_192;
 pub const DEVICES_MAX: u32 = 4_096;
 /// Capacity of `packet_only`.
 pub const PACKET_ONLY_MAX: u32 = 4_096;
+/// Capacity of `endpoints`.
+pub const ENDPOINTS_MAX: u32 = 4_096;
 /// Size of `events` in bytes.
 pub const EVENTS_BYTES: u32 = 262_144;
 

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use aya::{
@@ -118,7 +118,7 @@ pub(super) fn load(
     variant: Variant,
 ) -> Result<Loaded, LoadError> {
     // The host's, where the agent runs.
-    let cookie = netns_cookie().map_err(LoadError::NetnsCookie)?;
+    let cookie = proxy_kernel::netns_cookie().map_err(LoadError::NetnsCookie)?;
     let monitor = u8::from(variant == Variant::Monitor);
     let socket_lb = constants.socket_lb as u32;
     let mut loader = EbpfLoader::new();
@@ -211,36 +211,9 @@ impl Loaded {
     }
 }
 
-/// `SO_NETNS_COOKIE` (asm-generic/socket.h, kernel 5.14).
-const SO_NETNS_COOKIE: libc::c_int = 71;
-
-/// The cookie of this thread's network namespace.
-///
-/// # Errors
-/// The kernel is older than 5.14.
-pub fn netns_cookie() -> io::Result<u64> {
-    // A socket of any family does, and this one needs no loopback device that is up.
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    let mut cookie = 0_u64;
-    let mut length = sys::size::<u64>();
-    // SAFETY: the kernel writes at most `length` bytes to `cookie`, and any bytes are a u64.
-    let result = unsafe {
-        let value = (&raw mut cookie).cast();
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_namespace_has_a_cookie_and_keeps_it() {
-        let cookie = netns_cookie().unwrap();
-        assert_ne!(cookie, 0);
-        assert_eq!(netns_cookie().unwrap(), cookie);
-    }
 
     #[test]
     fn missing_rights_are_explained() {

@@ -8,12 +8,9 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    thread,
 };
 
-use nix::sched::{CloneFlags, setns};
-
-use crate::dataplane::netns_cookie;
+use proxy_kernel::netns_cookie_of;
 
 /// Namespaces that processes are in.
 const PROCESSES: &str = "/proc";
@@ -55,20 +52,6 @@ impl Namespaces {
         }
         opened
     }
-}
-
-/// The cookie of the network namespace at this path, by a thread that enters it.
-///
-/// # Errors
-/// There is no network namespace there, or this process may not enter it.
-pub fn netns_cookie_of(path: &Path) -> io::Result<u64> {
-    let namespace = File::open(path)?;
-    let enter = move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        netns_cookie()
-    };
-    let broken = |_| io::Error::other("the thread that enters the namespace broke down");
-    thread::Builder::new().name("netns-cookie".to_owned()).spawn(enter)?.join().map_err(broken)?
 }
 
 /// A path to each of the namespaces with these cookies that can be found.

@@ -24,7 +24,8 @@ const TABLE: &[(&str, Allowed)] = &[
     ("proxy-packet", Allowed::Only(&["proxy-common"])),
     ("proxy-ebpf", Allowed::Only(&["aya-ebpf", "proxy-common", "proxy-packet"])),
     ("proxy-core", Allowed::Only(&["ipnetwork", "proxy-common", "thiserror"])),
-    ("proxy-userspace", Allowed::AllBut(&["aya-ebpf", "cni", "proxy-ebpf", "sheave-tests", "xtask"])),
+    ("proxy-kernel", Allowed::Only(&["aya-obj", "libc", "nix"])),
+    ("proxy-userspace", Allowed::AllBut(&["aya-ebpf", "proxy-ebpf", "sheave-tests", "xtask"])),
     (
         "cni",
         Allowed::AllBut(&[

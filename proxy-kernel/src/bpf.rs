@@ -1,5 +1,6 @@
 //! The few bpf(2) calls that aya 0.14 does not offer: links that are updated in place, pins opened read-only, an
-//! iterator over one map, batched reading, program details, who is attached to a device.
+//! iterator over one map, batched reading, program details, who is attached to a device; and those on one element of a
+//! map, for a program that shall start in a millisecond.
 //!
 //! Every attribute struct is the beginning of the kernel's `union bpf_attr` for its command (linux/bpf.h); the kernel
 //! takes the rest as zero. Must not know what the objects are for.
@@ -9,7 +10,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -22,6 +23,9 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_info};
 #[repr(i32)]
 enum Command {
     MapCreate = 0,
+    ElementLookup = 1,
+    ElementUpdate = 2,
+    ElementDelete = 3,
     ObjectPin = 6,
     ObjectGet = 7,
     ProgramById = 13,
@@ -34,9 +38,9 @@ enum Command {
 }
 
 /// `enum bpf_link_type`: a program on a cgroup.
-pub(super) const LINK_TYPE_CGROUP: u32 = 3;
+pub const LINK_TYPE_CGROUP: u32 = 3;
 /// `enum bpf_link_type`: a program on a network device.
-pub(super) const LINK_TYPE_TCX: u32 = 11;
+pub const LINK_TYPE_TCX: u32 = 11;
 /// `enum bpf_attach_type`: an iterator.
 const ATTACH_ITERATOR: u32 = 28;
 /// `BPF_F_RDONLY`: the descriptor only reads the map.
@@ -47,7 +51,7 @@ const NO_PREALLOC: u32 = 1;
 
 /// How a pinned object is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub enum Access {
     /// To read and write a map, or any access to a link.
     Full,
     /// To read a map.
@@ -141,26 +145,29 @@ struct QueryAttr {
 /// The beginning of `struct bpf_link_info`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LinkInfo {
+pub struct LinkInfo {
     /// `enum bpf_link_type`.
-    pub(super) kind: u32,
-    pub(super) id: u32,
-    pub(super) program_id: u32,
-    pub(super) padding: u32,
+    pub kind: u32,
+    /// The kernel's id of the link.
+    pub id: u32,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+    /// Not used.
+    pub padding: u32,
     /// A union by `kind`: for a cgroup its id as 64 bits, 0 when it is gone, and the `enum bpf_attach_type`; for a
     /// device its index, 0 when it is gone, and the `enum bpf_attach_type`.
-    pub(super) target: [u32; 4],
+    pub target: [u32; 4],
 }
 
 impl LinkInfo {
     /// Id of the cgroup and attach type; `None` for a link of another kind.
-    pub(super) fn cgroup(&self) -> Option<(u64, u32)> {
+    pub fn cgroup(&self) -> Option<(u64, u32)> {
         let [low, high, attach_type, _] = self.target;
         (self.kind == LINK_TYPE_CGROUP).then(|| (u64::from(low) | u64::from(high) << 32, attach_type))
     }
 
     /// Index of the device and attach type; `None` for a link of another kind.
-    pub(super) fn device(&self) -> Option<(u32, u32)> {
+    pub fn device(&self) -> Option<(u32, u32)> {
         let [index, attach_type, ..] = self.target;
         (self.kind == LINK_TYPE_TCX).then_some((index, attach_type))
     }
@@ -197,7 +204,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 
 /// Makes a map of a kind that the kernel reserves to the privileged, and drops it. `EPERM`: this process may not use
 /// bpf(2).
-pub(super) fn try_map() -> io::Result<()> {
+pub fn try_map() -> io::Result<()> {
     let mut attr = MapCreateAttr {
         kind: bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32,
         key_size: 8,
@@ -210,7 +217,7 @@ pub(super) fn try_map() -> io::Result<()> {
 }
 
 /// Opens a pinned object.
-pub(super) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
+pub fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let file_flags = if access == Access::Read { READ_ONLY } else { 0 };
     let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, fd: 0, file_flags };
@@ -219,7 +226,7 @@ pub(super) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
 }
 
 /// Pins an object at `path`, which must not exist.
-pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, fd: number(object), file_flags: 0 };
     // SAFETY: the path outlives the call and ends with NUL.
@@ -228,7 +235,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 
 /// Attaches a program to a cgroup, beside the programs that are there already. It is detached when the last descriptor
 /// and pin of the link are gone.
-pub(super) fn link_to_cgroup(
+pub fn link_to_cgroup(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
@@ -238,7 +245,7 @@ pub(super) fn link_to_cgroup(
 
 /// Attaches a program to a device of this thread's network namespace, after the programs that are there already
 /// (tcx, kernel 6.6). It is detached when the last descriptor and pin of the link are gone, or with the device.
-pub(super) fn link_to_device(program: BorrowedFd<'_>, index: u32, attach_type: u32) -> io::Result<OwnedFd> {
+pub fn link_to_device(program: BorrowedFd<'_>, index: u32, attach_type: u32) -> io::Result<OwnedFd> {
     create_link(program, index, attach_type)
 }
 
@@ -260,7 +267,7 @@ fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Re
 const DEVICE_PROGRAMS: usize = 64;
 
 /// Ids of the links on one side of a device of this thread's network namespace. `EINVAL`: a kernel without tcx.
-pub(super) fn device_links(index: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+pub fn device_links(index: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     let (mut programs, mut links) = (vec![0_u32; DEVICE_PROGRAMS], vec![0_u32; DEVICE_PROGRAMS]);
     let mut attr = QueryAttr {
         target: index,
@@ -277,7 +284,7 @@ pub(super) fn device_links(index: u32, attach_type: u32) -> io::Result<Vec<u32>>
 }
 
 /// Replaces the program of a link in one step. `ENOLINK`: the cgroup or device is gone.
-pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr =
         LinkUpdateAttr { link: number(link), new_program: number(program), flags: 0, old_program: 0 };
     // SAFETY: the attribute holds no address.
@@ -285,7 +292,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 }
 
 /// What a link connects.
-pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = info_attr(link, &mut info);
     // SAFETY: `info` outlives the call and the kernel writes no more than its size; integers of any value are valid.
@@ -294,7 +301,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 }
 
 /// Details of a program: tag, verified instructions, run time.
-pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: a C struct of integers and integer arrays, for which all zero is valid; no address is set, so the kernel
     // fills no list.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
@@ -308,7 +315,7 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info>
 const MAPS: usize = 64;
 
 /// The ids of the maps that a program uses.
-pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+pub fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0; MAPS];
     // SAFETY: a C struct of integers and integer arrays, for which all zero is valid.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
@@ -323,7 +330,7 @@ pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 }
 
 /// Size of a kernel structure: some dozens of bytes.
-pub(super) fn size<T>() -> u32 {
+pub fn size<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
@@ -331,15 +338,113 @@ fn info_attr<T>(object: BorrowedFd<'_>, info: &mut T) -> InfoAttr {
     InfoAttr { fd: number(object), len: size::<T>(), info: std::ptr::from_mut(info) as u64 }
 }
 
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// A map that was opened, and the sizes of its keys and values, which the calls on elements rely on.
+#[derive(Debug)]
+pub struct ElementMap {
+    map: OwnedFd,
+    key: usize,
+    value: usize,
+}
+
+impl ElementMap {
+    /// Opens a pinned map that is not per CPU.
+    ///
+    /// # Errors
+    /// It is not there (`ENOENT`), or may not be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let map = open_pin(path, Access::Full)?;
+        let mut info = MapInfo::default();
+        let mut attr = info_attr(map.as_fd(), &mut info);
+        // SAFETY: `info` outlives the call and the kernel writes no more than its size; integers of any value are valid.
+        unsafe { bpf(Command::InfoByFd, &mut attr) }?;
+        Ok(Self { map, key: info.key_size as usize, value: info.value_size as usize })
+    }
+
+    /// The value of a key, `None` if there is none.
+    ///
+    /// # Errors
+    /// The key has not the map's size, or the kernel refused.
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut value = vec![0; self.value];
+        let mut attr = self.attr(key, value.as_mut_ptr() as u64)?;
+        // SAFETY: key and value outlive the call and have the sizes that the kernel told of the map.
+        match unsafe { bpf(Command::ElementLookup, &mut attr) } {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets the value of a key. `E2BIG`: the map is full.
+    ///
+    /// # Errors
+    /// Key or value have not the map's sizes, or the kernel refused.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        if value.len() != self.value {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut attr = self.attr(key, value.as_ptr() as u64)?;
+        // SAFETY: key and value outlive the call and have the sizes that the kernel told of the map.
+        unsafe { bpf(Command::ElementUpdate, &mut attr) }.map(drop)
+    }
+
+    /// Removes a key; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The key has not the map's size, or the kernel refused.
+    pub fn remove(&self, key: &[u8]) -> io::Result<()> {
+        let mut attr = self.attr(key, 0)?;
+        // SAFETY: the key outlives the call and has the size that the kernel told of the map.
+        match unsafe { bpf(Command::ElementDelete, &mut attr) } {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn attr(&self, key: &[u8], value: u64) -> io::Result<ElementAttr> {
+        if key.len() != self.key {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(ElementAttr {
+            map: number(self.map.as_fd()),
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags: 0,
+        })
+    }
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
 /// Opens a program by its id.
-pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
     // SAFETY: the attribute holds no address.
     unsafe { bpf_fd(Command::ProgramById, &mut attr) }
 }
 
 /// Ties an iterator program to one map (`union bpf_iter_link_info`, member `map`).
-pub(super) fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let info = number(map);
     let mut attr = LinkCreateAttr {
         program: number(program),
@@ -355,7 +460,7 @@ pub(super) fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io:
 }
 
 /// Starts one run of an iterator; reading to the end runs the program for every element.
-pub(super) fn start_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
+pub fn start_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attr = IteratorAttr { link: number(link), flags: 0 };
     // SAFETY: the attribute holds no address.
     unsafe { bpf_fd(Command::IteratorCreate, &mut attr) }.map(File::from)
@@ -363,7 +468,7 @@ pub(super) fn start_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
 
 /// Where a batched reading continues: the kernel's business, of at most 64 bytes.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Cursor {
+pub struct Cursor {
     _kernels: [u64; 8],
 }
 
@@ -373,7 +478,7 @@ pub(super) struct Cursor {
 /// # Safety
 /// `K` and `V` must be plain data of exactly the map's key and value size (value size rounded as the kernel does), and
 /// the key must not be larger than a [`Cursor`].
-pub(super) unsafe fn lookup_batch<K, V>(
+pub unsafe fn lookup_batch<K, V>(
     map: BorrowedFd<'_>,
     from: Option<&Cursor>,
     keys: &mut Vec<K>,

@@ -1,0 +1,128 @@
+//! What the agent tells the plugin of the node, in a file that outlives the agent but not a reboot.
+//!
+//! Must not know how the agent finds it out.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where everything below lies unless the network configuration has `runDir`.
+pub const DEFAULT_RUN_DIR: &str = "/run/sheave";
+/// The plugin's part of the run folder.
+pub const CNI_DIR: &str = "cni";
+/// The facts, in [`CNI_DIR`].
+pub const FILE: &str = "node.json";
+/// The form of the file.
+pub const VERSION: u32 = 1;
+
+/// The facts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFacts {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The node's name.
+    pub node: String,
+    /// `spec.podCIDRs`: pods get one address of each family from these; several of a family are used in this order.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// MTU for pods, bytes: what the way to other nodes leaves.
+    pub mtu: u32,
+    /// What is pinned for the plugin.
+    pub pins: Pins,
+    /// The node's own addresses, never given to a pod.
+    #[serde(default)]
+    pub node_addresses: Vec<IpAddr>,
+    /// Why no pod can be served yet; `None` once everything is in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
+}
+
+/// Paths of what the agent pinned, and of what the plugin pins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pins {
+    /// [`proxy_common::ENDPOINT_SCHEMA_HASH`] of the agent: with another one the plugin must not write `endpoints`.
+    pub schema: u32,
+    /// Map `endpoints`.
+    pub endpoints: PathBuf,
+    /// Map `packet_only`.
+    pub packet_only: PathBuf,
+    /// Program for what comes out of a pod.
+    pub guard_ingress: PathBuf,
+    /// Program for what goes into a pod; only pods with a limit in that direction need it.
+    pub guard_egress: PathBuf,
+    /// Folder for the links: `guard-<device index>-<ingress|egress>`.
+    pub links: PathBuf,
+    /// The kernel has tcx: the plugin attaches. Otherwise the agent does (kernels before 6.6).
+    pub tcx: bool,
+}
+
+/// Why there are no facts.
+#[derive(Debug, Error)]
+pub enum FactsError {
+    /// No agent has run since the node was started.
+    #[error("{} does not exist: start the agent (`sheave agent --pod-network`), or set `runDir` to its --run-dir", .0.display())]
+    Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {reason}; restart the agent", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl NodeFacts {
+    /// Path of the file.
+    pub fn path(run_dir: &Path) -> PathBuf {
+        run_dir.join(CNI_DIR).join(FILE)
+    }
+
+    /// Reads what the agent wrote.
+    ///
+    /// # Errors
+    /// See [`FactsError`].
+    pub fn read(run_dir: &Path) -> Result<Self, FactsError> {
+        let path = Self::path(run_dir);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FactsError::Missing(path)),
+            Err(source) => return Err(FactsError::File { path, source }),
+        };
+        let facts: Self = serde_json::from_slice(&text)
+            .map_err(|error| FactsError::Content { path: path.clone(), reason: error.to_string() })?;
+        if facts.version != VERSION {
+            let reason = format!("version {} instead of {VERSION}", facts.version);
+            return Err(FactsError::Content { path, reason });
+        }
+        Ok(facts)
+    }
+
+    /// Replaces the file in one step.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written.
+    pub fn write(&self, run_dir: &Path) -> io::Result<()> {
+        let path = Self::path(run_dir);
+        let folder = path.parent().unwrap_or(run_dir);
+        fs::create_dir_all(folder)?;
+        let fresh = folder.join(format!(".{FILE}.{}", std::process::id()));
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(&fresh, &path)
+    }
+}

@@ -1,0 +1,3 @@
+//! `sheave-cni`: see the library.
+
+fn main() {}

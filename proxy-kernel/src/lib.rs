@@ -1,0 +1,8 @@
+//! THE KERNEL CALLS that no library offers: what the agent and the plugin both need of bpf(2) and of network namespaces.
+//!
+//! Thin: one function a call, errors as the kernel gives them. Must not know Services, pods, or why anything is called.
+
+pub mod bpf;
+mod netns;
+
+pub use netns::{netns_cookie, netns_cookie_of};
