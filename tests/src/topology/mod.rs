@@ -155,15 +155,14 @@ impl Topology {
     /// # Errors
     /// The counters cannot be read.
     pub fn losses(&self) -> Result<String> {
-        let mut lines = String::new();
-        for place in self.places() {
+        let losses = |place: &Place| -> Result<String> {
             let counters = place.run(|| fs::read_to_string("/proc/thread-self/net/snmp6"))?;
             let udp = place.run(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
             let udp = udp.lines().filter(|line| line.starts_with("Udp:")).nth(1).unwrap_or_default();
             let lost: Vec<&str> = counters.lines().filter(|line| is_loss(line)).collect();
-            lines += &format!("{}: {udp}; {}\n", place.name, lost.join(", "));
-        }
-        Ok(lines)
+            Ok(format!("{}: {udp}; {}\n", place.name, lost.join(", ")))
+        };
+        self.places().map(losses).collect()
     }
 
     /// Gives a node a second link with the router, by which everything to elsewhere leaves; what comes goes on to come
