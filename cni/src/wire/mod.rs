@@ -7,6 +7,8 @@ mod check;
 mod error;
 mod guard;
 mod kernel;
+#[cfg(test)]
+mod lab;
 mod message;
 mod netlink;
 mod netns;
@@ -16,6 +18,8 @@ mod run;
 #[cfg(test)]
 mod sample;
 mod setting;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
