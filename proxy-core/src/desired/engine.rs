@@ -102,6 +102,11 @@ impl Engine {
         self.node_warnings.iter().chain(self.warnings.values().flatten())
     }
 
+    /// What is wrong with one object, as of the last [`Engine::refresh`].
+    pub fn warnings_of(&self, name: &ObjectName) -> &[Warning] {
+        self.warnings.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// What the API says.
     pub fn store(&self) -> &Store {
         &self.store

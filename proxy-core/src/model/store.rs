@@ -43,8 +43,6 @@ pub enum Event {
     Node(Option<NodeObject>),
     /// The addresses of the node's devices that NodePorts are served on.
     Addresses(BTreeSet<IpAddr>),
-    /// A pod with host ports came or changed.
-    HostPortsApplied(Box<HostPortsObject>),
     /// All pods of this node with host ports.
     HostPortsListed(Vec<HostPortsObject>),
 }
@@ -62,7 +60,7 @@ pub struct Store {
     by_service: BTreeMap<ObjectName, Vec<ObjectName>>,
     node: Option<NodeObject>,
     addresses: BTreeSet<IpAddr>,
-    host_ports: BTreeMap<ObjectName, Box<HostPortsObject>>,
+    host_ports: BTreeMap<ObjectName, HostPortsObject>,
     listed: BTreeSet<Source>,
     dirty: BTreeSet<ObjectName>,
 }
@@ -99,7 +97,6 @@ impl Store {
             Event::SlicesListed(slices) => self.list_slices(slices),
             Event::Node(node) => self.set_node(node),
             Event::Addresses(addresses) => self.set_addresses(addresses),
-            Event::HostPortsApplied(object) => self.apply_host_ports(object),
             Event::HostPortsListed(objects) => self.list_host_ports(objects),
         }
     }
@@ -117,6 +114,11 @@ impl Store {
     /// The Services and pods with host ports touched since the last call, deleted ones included.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Whether this one was touched since the last [`Store::take_dirty`].
+    pub fn is_dirty(&self, name: &ObjectName) -> bool {
+        self.dirty.contains(name)
     }
 
     /// Every Service, by name.
@@ -141,12 +143,12 @@ impl Store {
 
     /// Every pod with host ports, by name of the object.
     pub fn host_ports(&self) -> impl Iterator<Item = &HostPortsObject> {
-        self.host_ports.values().map(Box::as_ref)
+        self.host_ports.values()
     }
 
     /// One pod with host ports.
     pub fn host_ports_of(&self, name: &ObjectName) -> Option<&HostPortsObject> {
-        self.host_ports.get(name).map(Box::as_ref)
+        self.host_ports.get(name)
     }
 
     /// The agent's Node, if known.
@@ -238,23 +240,13 @@ impl Store {
         self.listed.insert(Source::Slices);
     }
 
-    fn apply_host_ports(&mut self, object: Box<HostPortsObject>) {
-        if self.host_ports.get(&object.name) != Some(&object) {
-            self.dirty.insert(object.name.clone());
-            self.host_ports.insert(object.name.clone(), object);
-        }
-    }
-
     fn list_host_ports(&mut self, objects: Vec<HostPortsObject>) {
         let last: BTreeMap<ObjectName, _> =
-            objects.into_iter().map(|object| (object.name.clone(), Box::new(object))).collect();
-        let gone: Vec<ObjectName> =
-            self.host_ports.keys().filter(|name| !last.contains_key(*name)).cloned().collect();
-        for name in gone {
-            self.host_ports.remove(&name);
-            self.dirty.insert(name);
-        }
-        last.into_values().for_each(|object| self.apply_host_ports(object));
+            objects.into_iter().map(|object| (object.name.clone(), object)).collect();
+        let before = std::mem::replace(&mut self.host_ports, last);
+        let names: BTreeSet<&ObjectName> = before.keys().chain(self.host_ports.keys()).collect();
+        let differs = |name: &&ObjectName| before.get(*name) != self.host_ports.get(*name);
+        self.dirty.extend(names.into_iter().filter(differs).cloned());
         self.listed.insert(Source::HostPorts);
     }
 

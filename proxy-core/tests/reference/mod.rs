@@ -85,7 +85,7 @@ impl World {
             Event::Node(node) => self.node = node,
             Event::Addresses(addresses) => self.addresses = addresses,
             // The reference is of Services alone.
-            Event::HostPortsApplied(_) | Event::HostPortsListed(_) => {}
+            Event::HostPortsListed(_) => {}
         }
     }
 }

@@ -68,8 +68,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => named('e').prop_map(Event::SliceDeleted),
         1 => proptest::collection::vec(any_service(), 0..4).prop_map(Event::ServicesListed),
         1 => proptest::collection::vec(any_slice(), 0..4).prop_map(Event::SlicesListed),
-        3 => any_host_ports().prop_map(|object| Event::HostPortsApplied(Box::new(object))),
-        1 => proptest::collection::vec(any_host_ports(), 0..3).prop_map(Event::HostPortsListed),
+        4 => proptest::collection::vec(any_host_ports(), 0..3).prop_map(Event::HostPortsListed),
         1 => proptest::option::of(addresses()).prop_map(|last| Event::Node(last.map(|last| {
             let texts: Vec<String> = last.iter().map(|last| format!("203.0.113.{last}")).collect();
             node(&texts.iter().map(String::as_str).collect::<Vec<_>>())

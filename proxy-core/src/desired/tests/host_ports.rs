@@ -22,7 +22,7 @@ fn pod(name: &str, addresses: &[&str], ports: &[HostPort]) -> HostPortsObject {
 }
 
 fn hosted(mut engine: Engine, object: &HostPortsObject) -> DesiredService {
-    engine.handle(Event::HostPortsApplied(Box::new(object.clone())));
+    engine.handle(Event::HostPortsListed(vec![object.clone()]));
     engine.refresh().remove(&object.name).unwrap().unwrap()
 }
 
@@ -117,7 +117,7 @@ fn the_settings_for_node_ports_do_not_narrow_host_ports() {
 fn an_address_of_the_node_that_comes_later_is_served_then() {
     let mut engine = engine();
     let object = pod("web", &["10.1.0.9"], &[host_port("", 80, 8080), host_port("192.0.2.7", 81, 8080)]);
-    engine.handle(Event::HostPortsApplied(Box::new(object.clone())));
+    engine.handle(Event::HostPortsListed(vec![object.clone()]));
     let before = engine.refresh().remove(&object.name).unwrap().unwrap();
     assert_eq!((lines(&before).len(), before.warnings.len()), (3, 1));
     engine.handle(Event::Addresses(BTreeSet::from(["192.0.2.7".parse().unwrap()])));
@@ -146,7 +146,7 @@ fn three_pods_share_a_port_by_address_and_protocol() {
 fn a_node_port_goes_before_a_host_port_and_gives_it_back() {
     let mut engine = engine();
     let object = pod("web", &["10.1.0.9"], &[host_port("", 30_080, 8080)]);
-    engine.handle(Event::HostPortsApplied(Box::new(object.clone())));
+    engine.handle(Event::HostPortsListed(vec![object.clone()]));
     engine.refresh();
     let service = typed("shop", "NodePort", &["10.96.0.1"]);
     let service = crate::model::ServiceObject { ports: vec![port("http", "TCP", 80, 30_080)], ..service };
@@ -201,11 +201,11 @@ fn two_attachments_of_pods_of_one_name_are_two_and_no_service() {
 }
 
 #[test]
-fn host_ports_are_listed_when_they_were() {
+fn host_ports_are_complete_when_they_were_listed() {
     let mut engine = engine();
-    engine.handle(Event::HostPortsApplied(Box::new(host_ports("web", &["10.1.0.9"]))));
     assert!(!engine.is_complete(&[Source::HostPorts]));
-    engine.handle(Event::HostPortsListed(Vec::new()));
+    engine.handle(Event::HostPortsListed(vec![host_ports("web", &["10.1.0.9"])]));
     assert!(engine.is_complete(&[Source::HostPorts]));
+    engine.handle(Event::HostPortsListed(Vec::new()));
     assert_eq!(engine.store().host_ports().count(), 0);
 }
