@@ -100,6 +100,7 @@ pub(super) fn of_namespace() -> Vec<String> {
     ] {
         traces.extend(socket.dump(&request).unwrap().iter().map(essence));
     }
+    traces.retain(|trace| !trace.is_empty());
     traces.sort();
     for key in ["all/disable_ipv6", "default/disable_ipv6", "lo/disable_ipv6"] {
         traces.push(fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).unwrap());
@@ -107,9 +108,19 @@ pub(super) fn of_namespace() -> Vec<String> {
     traces
 }
 
+/// Fails with what is in one list only.
+pub(super) fn assert_same(now: &[String], before: &[String], what: &str) {
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|trace| !those.contains(trace)).cloned().collect()
+    };
+    assert_eq!((only(now, before), only(before, now)), (Vec::new(), Vec::new()), "{what}");
+}
+
 /// What does not change by itself.
 fn essence(message: &netlink_packet_route::RouteNetlinkMessage) -> String {
-    use netlink_packet_route::{RouteNetlinkMessage as Message, link::LinkAttribute, route::RouteAttribute};
+    use netlink_packet_route::{
+        RouteNetlinkMessage as Message, link::LinkAttribute, neighbour::NeighbourState, route::RouteAttribute,
+    };
     match message {
         Message::NewLink(link) => {
             let name = link.attributes.iter().find(|it| matches!(it, LinkAttribute::IfName(_)));
@@ -120,7 +131,13 @@ fn essence(message: &netlink_packet_route::RouteNetlinkMessage) -> String {
             let wanted = |it: &&RouteAttribute| !matches!(it, RouteAttribute::CacheInfo(_));
             format!("{:?} {:?}", route.header, route.attributes.iter().filter(wanted).collect::<Vec<_>>())
         }
-        Message::NewAddress(address) => format!("{:?}", address.header),
+        Message::NewAddress(address) => {
+            format!("address {:?} of {}", address.attributes.first(), address.header.index)
+        }
+        // Those that the kernel adds by itself come when it likes.
+        Message::NewNeighbour(neighbour) if neighbour.header.state != NeighbourState::Permanent => {
+            String::new()
+        }
         Message::NewNeighbour(neighbour) => format!("{:?}", neighbour.header),
         other => format!("{other:?}"),
     }
@@ -136,6 +153,11 @@ impl Pod {
     pub(super) fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            // Up once: from then on it has its addresses, also when it is down.
+            let mut socket = Rtnetlink::open().unwrap();
+            for up in [true, false] {
+                socket.change(message::link_state(1, up), 0).unwrap();
+            }
             File::open("/proc/thread-self/ns/net").unwrap()
         };
         Self { file: thread::spawn(make).join().unwrap() }

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netlink_packet_route::link::{LinkAttribute, State};
+
 use super::{
     check, connect, disconnect,
     kernel::{Kernel, find},
-    lab::{HOST, Lab, Pod, of_namespace, on_a_host},
+    lab::{HOST, Lab, Pod, assert_same, of_namespace, on_a_host},
     message,
     netlink::Rtnetlink,
     netns::Namespace,
@@ -61,8 +63,8 @@ fn compared(test: impl FnOnce(&Lab, &Pod) + Send) {
         let pod = Pod::new();
         let before = (lab.traces(), pod.run(of_namespace));
         test(lab, &pod);
-        assert_eq!(lab.traces(), before.0, "the host");
-        assert_eq!(pod.run(of_namespace), before.1, "the pod");
+        assert_same(&lab.traces(), &before.0, "the host");
+        assert_same(&pod.run(of_namespace), &before.1, "the pod");
     });
 }
 
@@ -150,7 +152,7 @@ fn a_disconnected_pod_leaves_nothing_on_the_host_and_twice_is_fine() {
         assert_ne!(lab.traces(), before);
         for _ in 0..2 {
             disconnect(&attachment, Some(&lab.pins)).unwrap();
-            assert_eq!(lab.traces(), before);
+            assert_same(&lab.traces(), &before, "the host");
         }
         assert!(check(&attachment, &lab.pins).unwrap()[0].contains("does not exist on the host"));
     });
@@ -168,7 +170,9 @@ fn a_failure_of_any_step_leaves_host_and_pod_as_they_were() {
             let mut effects = FailsAt { kernel: Kernel::open(&namespace, &lab.pins).unwrap(), left };
             let error = run(&steps, &mut effects).unwrap_err();
             assert!(matches!(error, WireError::Gone(_)), "{error}");
-            assert_eq!((lab.traces(), pod.run(of_namespace)), before, "before {:?}", steps[left]);
+            let what = format!("failed at {:?}", steps[left]);
+            assert_same(&lab.traces(), &before.0, &what);
+            assert_same(&pod.run(of_namespace), &before.1, &what);
         }
     });
 }
@@ -188,7 +192,7 @@ fn killed_after_any_step_it_is_disconnected_without_a_trace_and_connected_again(
             };
             part(count);
             disconnect(&attachment, Some(&lab.pins)).unwrap();
-            assert_eq!(lab.traces(), before, "after {count} steps");
+            assert_same(&lab.traces(), &before, &format!("after {count} steps"));
             part(count);
             connect(&attachment, &lab.pins).unwrap();
             assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
@@ -208,7 +212,8 @@ fn an_interface_of_somebody_else_is_an_error_and_stays() {
         let second = pod.attachment("second");
         let error = connect(&second, &lab.pins).unwrap_err();
         assert!(matches!(&error, WireError::Exists { ifname } if ifname == "eth0"), "{error}");
-        assert_eq!((lab.traces(), pod.run(of_namespace)), before);
+        assert_same(&lab.traces(), &before.0, "the host");
+        assert_same(&pod.run(of_namespace), &before.1, "the pod");
     });
 }
 
@@ -250,7 +255,7 @@ fn a_namespace_that_went_first_leaves_nothing_pinned() {
         disconnect(&attachment, Some(&lab.pins)).unwrap();
         assert_eq!(check(&stays, &lab.pins).unwrap(), Vec::<String>::new());
         disconnect(&stays, Some(&lab.pins)).unwrap();
-        assert_eq!(lab.traces(), before);
+        assert_same(&lab.traces(), &before, "the host");
     });
 }
 
@@ -287,7 +292,7 @@ fn what_was_damaged_is_said() {
     let damages: [(&str, Damage); 6] = [
         ("does not know the pod's addresses", |lab, _, _, index| guard::forget(&lab.pins, index).unwrap()),
         ("no guard is attached", |lab, _, _, index| guard::detach_all(&lab.pins, index).unwrap()),
-        ("is translated", |lab, _, attachment, _| {
+        ("sockets are translated", |lab, _, attachment, _| {
             guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap()
         }),
         ("is down", |_, _, _, index| {
@@ -334,7 +339,7 @@ fn many_pods_at_once_are_wired_and_gone_again() {
         each(|attachment, pins| drop(connect(attachment, pins).unwrap()));
         each(|attachment, pins| assert_eq!(check(attachment, pins).unwrap(), Vec::<String>::new()));
         each(|attachment, pins| disconnect(attachment, Some(pins)).unwrap());
-        assert_eq!(lab.traces(), before);
+        assert_same(&lab.traces(), &before, "the host");
     });
 }
 
@@ -363,5 +368,61 @@ fn a_second_interface_leaves_the_first_its_default_route() {
         for attachment in [&first, &second] {
             assert_eq!(check(attachment, &lab.pins).unwrap(), Vec::<String>::new());
         }
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
+fn the_devices_are_as_they_were_asked_for() {
+    on_a_host(|lab| {
+        let pod = Pod::new();
+        let attachment = Attachment { mtu: 1333, ..pod.attachment("a") };
+        connect(&attachment, &lab.pins).unwrap();
+        let look = |name: &str| find(&mut Rtnetlink::open().unwrap(), name).unwrap().unwrap();
+        let host = look(&attachment.host_device);
+        let eth0 = pod.run(|| look("eth0"));
+        for (link, mac) in [(&host, attachment.host_mac), (&eth0, attachment.pod_mac)] {
+            for wanted in [
+                LinkAttribute::Address(mac.0.to_vec()),
+                LinkAttribute::Mtu(1333),
+                LinkAttribute::NumTxQueues(1),
+                LinkAttribute::OperState(State::Up),
+            ] {
+                assert!(link.attributes.contains(&wanted), "{wanted:?}");
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
+fn settings_are_made_whatever_the_namespaces_had_before() {
+    on_a_host(|lab| {
+        let pod = Pod::new();
+        let set = |key: &str, value: &str| fs::write(format!("/proc/sys/net/{key}"), value).unwrap();
+        pod.run(|| set("ipv6/conf/all/disable_ipv6", "1"));
+        set("ipv6/conf/default/disable_ipv6", "1");
+        set("ipv4/conf/default/rp_filter", "1");
+        set("ipv4/conf/default/forwarding", "0");
+        let attachment = pod.attachment("a");
+        connect(&attachment, &lab.pins).unwrap();
+        both_ways(&pod, &attachment);
+        let differs = |settings: Vec<setting::Setting>| setting::apply(&settings).unwrap();
+        assert_eq!(differs(setting::of_host(&attachment)), []);
+        assert_eq!(pod.run(|| differs(setting::of_pod(&attachment))), []);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
+fn no_neighbour_is_ever_asked_for() {
+    on_a_host(|lab| {
+        let pod = Pod::new();
+        let attachment = pod.attachment("a");
+        connect(&attachment, &lab.pins).unwrap();
+        both_ways(&pod, &attachment);
+        let learned =
+            || of_namespace().iter().any(|it| it.starts_with("NeighbourHeader") && !it.contains("Permanent"));
+        assert!(!learned() && !pod.run(learned));
     });
 }
