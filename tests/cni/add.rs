@@ -34,7 +34,16 @@ pub(crate) fn cases() -> Vec<Case> {
         ("an address that is free again is used as late as possible", late_reuse),
         ("without a free address ADD fails, undoes all and names the range", no_address_left),
         ("after an address became free ADD works again", an_address_became_free),
-        ("CNI_ARGS may hold what nobody knows", unknown_arguments),
+        ("CNI_ARGS may hold what nobody knows", |candidate| {
+            arguments(
+                candidate,
+                "K8S_POD_UID=1-2;IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;WHAT=a;K8S_POD_NAME=web-0;\
+                 K8S_POD_INFRA_CONTAINER_ID=c1",
+            )
+        }),
+        ("a value in CNI_ARGS may hold an equals sign", |candidate| {
+            arguments(candidate, "IgnoreUnknown=1;WHAT=a=b")
+        }),
         ("a failed ADD leaves the pod as it was", a_failed_add_undoes_the_pod),
     ]));
     cases
@@ -303,11 +312,9 @@ fn an_address_became_free(candidate: &Candidate) -> Result<()> {
     exchange(&stage.node, &pod.netns, address.parse()?)
 }
 
-fn unknown_arguments(candidate: &Candidate) -> Result<()> {
+fn arguments(candidate: &Candidate, arguments: &str) -> Result<()> {
     let (stage, config) = candidate.stage()?;
     let pod = stage.pod()?;
-    let arguments = "K8S_POD_UID=1-2;IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;WHAT=a=b;K8S_POD_NAME=web-0;\
-                     K8S_POD_INFRA_CONTAINER_ID=c1";
     stage.run(&stage.call("ADD", &config, &pod).set("CNI_ARGS", arguments))?.result()?;
     stage.run(&stage.call("DEL", &config, &pod).set("CNI_ARGS", arguments))?.silence()
 }

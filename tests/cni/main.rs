@@ -49,7 +49,7 @@ fn every_rule_has_a_name_of_its_own() {
 #[test]
 fn the_reference_plugin_keeps_every_rule_but_those_listed() {
     let candidate = Candidate::new(Subject::reference(Kind::Ptp).unwrap()).unwrap();
-    candidate.must_keep(&suite(), reference::MISSING);
+    candidate.must_keep(&suite(), &reference::missing());
 }
 
 #[test]

@@ -20,10 +20,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use super::call::{Answer, Call};
-use super::census::Census;
+use super::census::{Census, ask};
 use super::subject::{Kind, Subject};
 use crate::lab::{NODE_V4, NODE_V6};
 use crate::netns::Netns;
+use crate::wait::wait_for;
 
 /// Where pods get their addresses unless a test says otherwise.
 pub(super) const RANGES: [&str; 2] = ["10.244.0.0/24", "fd00:10:244::/64"];
@@ -78,6 +79,11 @@ impl Stage {
         node.ip(&format!("addr add {NODE_V6}/128 dev lo nodad"))?;
         node.sysctl("ipv4/ip_forward", "1")?;
         node.sysctl("ipv6/conf/all/forwarding", "1")?;
+        // The kernel enters the route for it a moment later.
+        wait_for(format!("{NODE_V6} is local"), PATIENCE, || {
+            let routes = ask(&node, &["-6", "route", "show", "table", "local"])?;
+            Ok(routes.iter().any(|route| route["dst"] == NODE_V6.to_string()).then_some(()))
+        })?;
         let mut stage = Self {
             subject: subject.clone(),
             node,
