@@ -15,11 +15,15 @@ mod add;
 mod capabilities;
 mod chain;
 mod check;
+mod cnitool;
+mod crash;
+mod crowd;
 mod delete;
 mod node_wide;
 mod reference;
 mod refusals;
 mod suite;
+mod tracer;
 
 use sheave_tests::cni::{Kind, Subject};
 

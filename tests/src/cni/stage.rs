@@ -2,7 +2,6 @@
 //!
 //! Must not know: what a plugin should do.
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ pub struct Stage {
     folder: tempfile::TempDir,
     ranges: Vec<String>,
     agent: Option<Standin>,
-    pods: Cell<usize>,
+    pods: AtomicUsize,
 }
 
 /// A namespace for a pod, and the path under which a runtime knows it.
@@ -90,7 +89,7 @@ impl Stage {
             folder,
             ranges: ranges.iter().map(|&range| range.to_owned()).collect(),
             agent: None,
-            pods: Cell::new(0),
+            pods: AtomicUsize::new(0),
         };
         if subject.kind == Kind::Sheave {
             stage.facts(None)?.write(&stage.state())?;
@@ -161,11 +160,8 @@ impl Stage {
     /// # Errors
     /// Not root.
     pub fn pod(&self) -> Result<Pod> {
-        let number = self.pods.get() + 1;
-        self.pods.set(number);
-        let netns = Netns::new()?;
-        // A plugin that does not bring it up must be seen not to.
-        netns.ip("link set lo down")?;
+        let number = 1 + self.pods.fetch_add(1, Ordering::Relaxed);
+        let netns = Netns::untouched()?;
         if self.subject.kind != Kind::Sheave {
             netns.sysctl("ipv6/conf/default/accept_dad", "0")?;
         }
@@ -246,7 +242,7 @@ impl Pod {
     /// There is no path.
     pub fn end(self) -> Result<Self> {
         fs::remove_file(&self.path)?;
-        let ended = Netns::new()?;
+        let ended = Netns::untouched()?;
         Ok(Self { netns: ended, ..self })
     }
 
@@ -255,7 +251,7 @@ impl Pod {
     /// # Errors
     /// Not root.
     pub fn succeed(&self, container: &str) -> Result<Self> {
-        let netns = Netns::new()?;
+        let netns = Netns::untouched()?;
         fs::remove_file(&self.path)?;
         symlink(netns.path(), &self.path)?;
         Ok(Self { netns, path: self.path.clone(), container: container.to_owned() })
