@@ -1,5 +1,6 @@
 //! Every wish of ADD, and what is refused.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,8 +18,8 @@ fn options(more: Value, args: &str) -> Result<Options, Error> {
     Ok(Options::read(&network, args)?)
 }
 
-fn runtime(key: &str, value: Value) -> Result<Options, Error> {
-    options(json!({"runtimeConfig": {key: value}}), "")
+fn runtime(key: &str, value: impl Serialize) -> Result<Options, Error> {
+    options(json!({"runtimeConfig": {key: json!(value)}}), "")
 }
 
 fn code(result: Result<Options, Error>) -> u32 {

@@ -34,7 +34,7 @@ fn a_plugin_gets_the_verb_and_the_whole_input() {
 #[test]
 fn a_plugin_that_reads_nothing_and_says_nothing_is_fine() {
     let (_folder, machine) = machine("exit 0");
-    assert_eq!(machine.call("fake", Verb::Del, &[b' '; 200_000]), Ok(Value::Null));
+    assert_eq!(machine.call("fake", Verb::Del, &vec![b' '; 200_000]), Ok(Value::Null));
 }
 
 #[test]
