@@ -88,6 +88,24 @@ counters! {
     DroppedRewrite = 31, "dropped_rewrite_failed";
     /// Dropped: more answers of refusal than the limit of this second.
     DroppedRefusalLimit = 32, "dropped_refusal_limit";
+    /// Dropped: out of or into a pod of which the guard has no record.
+    DroppedPodUnknown = 33, "dropped_pod_unknown";
+    /// Dropped: a pod sent with another's MAC address.
+    DroppedPodMac = 34, "dropped_pod_mac";
+    /// Dropped: a pod sent with another's IP address.
+    DroppedPodAddress = 35, "dropped_pod_address";
+    /// Dropped: a pod sent without a source address (DHCP, or IPv6 before its link-local address is ready).
+    DroppedPodUnspecified = 36, "dropped_pod_unspecified";
+    /// Dropped: a pod claimed another's address by ARP or a neighbour advertisement.
+    DroppedPodNeighbour = 37, "dropped_pod_neighbour";
+    /// Dropped: a pod sent a router advertisement or a redirect.
+    DroppedPodRouter = 38, "dropped_pod_router";
+    /// Dropped: a pod sent neither IP nor ARP, or with the tag of a VLAN.
+    DroppedPodProtocol = 39, "dropped_pod_protocol";
+    /// Dropped: a pod sent more than its limit.
+    DroppedPodSendLimit = 40, "dropped_pod_send_limit";
+    /// Dropped: more for a pod than its limit.
+    DroppedPodReceiveLimit = 41, "dropped_pod_receive_limit";
 }
 
 /// How many entries the map `counters` has: more than [`Counter::ALL`], so that a new reason needs no new map.

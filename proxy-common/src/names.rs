@@ -68,6 +68,10 @@ pub const GLOBAL_SOCKET_LB: &str = "SOCKET_LB";
 /// Read-only global: [`crate::settings::PacketSettings`].
 pub const GLOBAL_PACKET: &str = "PACKET";
 
+/// Read-only global of the guard: how long a packet beyond a pod's limit may be delayed, nanoseconds (`u64`); 0: it is
+/// dropped.
+pub const GLOBAL_PACING: &str = "PACING_NS";
+
 /// Default capacity of `services4` and of `services6`, in records.
 pub const DEFAULT_SERVICES: u32 = 262_144;
 /// Default capacity of `ring`, in backend ids (8 bytes each: the kernel rounds array elements up).

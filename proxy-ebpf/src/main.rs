@@ -10,13 +10,16 @@ mod connect;
 mod copy;
 mod family;
 mod frame;
+mod guard;
 mod limit;
 mod linear;
 mod lookup;
 mod maps;
 mod membership;
+mod neighbour;
 mod packet;
 mod peers;
+mod rate;
 mod reply;
 mod route;
 mod select;
@@ -109,6 +112,18 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
     meet(ctx.skb.skb, Direction::Leaves, Place::Pod)
+}
+
+/// A packet that comes out of a pod that our plugin wired, before [`pod_ingress`].
+#[classifier]
+pub fn guard_ingress(ctx: TcContext) -> i32 {
+    guard::from_pod(ctx.skb.skb)
+}
+
+/// A packet that goes into such a pod, if that has a limit in this direction.
+#[classifier]
+pub fn guard_egress(ctx: TcContext) -> i32 {
+    guard::to_pod(ctx.skb.skb)
 }
 
 /// One socket of `sock_peers`, when the agent lists them.

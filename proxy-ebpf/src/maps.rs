@@ -9,13 +9,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendValue, DeviceValue, FlowKey, FlowPlace, FlowValue, FragmentKey,
-    FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, ServiceKey, ServiceValue, SocketLb, SocketPeer,
-    SourceRangeKey, UdpFlows,
+    AffinityKey, AffinityValue, BackendValue, DeviceValue, EndpointValue, FlowKey, FlowPlace, FlowValue,
+    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, ServiceKey, ServiceValue, SocketLb,
+    SocketPeer, SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
     names::{
         DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING, DEFAULT_SERVICES,
-        DEFAULT_SOURCE_RANGES, DEVICES_MAX, EVENTS_BYTES, FRAGMENTS, KEYS_PER_FLOW, PACKET_ONLY_MAX,
+        DEFAULT_SOURCE_RANGES, DEVICES_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FRAGMENTS, KEYS_PER_FLOW,
+        PACKET_ONLY_MAX,
     },
 };
 use proxy_packet::Work;
@@ -119,6 +120,12 @@ pub static DEVICES: HashMap<u32, DeviceValue> = HashMap::with_max_entries(DEVICE
 #[map(name = "packet_only")]
 pub static PACKET_ONLY: HashMap<u64, u8> = HashMap::with_max_entries(PACKET_ONLY_MAX, BPF_F_NO_PREALLOC);
 
+/// Index of the host's end of a pod to what the pod may send and receive. Written by the plugin, read by the guard, which
+/// keeps the account of limits in it. When full the plugin refuses the pod. Pinned.
+#[map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<u32, EndpointValue> =
+    HashMap::with_max_entries(ENDPOINTS_MAX, BPF_F_NO_PREALLOC);
+
 /// The packet at hand, IPv4: one for each CPU, which handles one packet at a time. Nobody else's business, not pinned.
 #[map(name = "work4")]
 pub static WORK4: PerCpuArray<Work<Ipv4Be>> = PerCpuArray::with_max_entries(1, 0);
@@ -152,6 +159,11 @@ static SOCKET_LB: u32 = SocketLb::All as u32;
 #[unsafe(no_mangle)]
 static PACKET: PacketSettings = PacketSettings::DEFAULT;
 
+/// How long a packet of a pod beyond its limit may wait for its time instead of being dropped, nanoseconds; set by the
+/// loader where the node's devices have queues that keep packets until then.
+#[unsafe(no_mangle)]
+static PACING_NS: u64 = 0;
+
 /// The cookie of the host's network namespace.
 #[inline(always)]
 pub fn host_netns_cookie() -> u64 {
@@ -164,6 +176,13 @@ pub fn host_netns_cookie() -> u64 {
 pub fn monitoring() -> bool {
     // SAFETY: a plain static; volatile because the loader replaces its value.
     unsafe { core::ptr::read_volatile(&raw const MONITOR) != 0 }
+}
+
+/// See [`PACING_NS`].
+#[inline(always)]
+pub fn pacing_ns() -> u64 {
+    // SAFETY: a plain static; volatile because the loader replaces its value.
+    unsafe { core::ptr::read_volatile(&raw const PACING_NS) }
 }
 
 /// Whose sockets are translated, see [`SocketLb`].

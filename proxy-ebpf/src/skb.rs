@@ -67,6 +67,13 @@ impl Skb {
         field!(self.vlan_present) != 0 && field!(self.vlan_tci) & 0xfff != 0
     }
 
+    /// Length in bytes with the headers that each segment of a GSO packet will have, where the kernel counted them: on
+    /// the way out.
+    #[inline(always)]
+    pub fn wire_length(&self) -> u32 {
+        field!(self.wire_len)
+    }
+
     /// Where the part of the packet that can be read at once begins and ends.
     #[inline(always)]
     pub fn linear(&self) -> (usize, usize) {

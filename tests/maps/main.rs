@@ -13,6 +13,9 @@
 mod capacity;
 mod content;
 mod devices;
+mod guard;
+mod guard_limits;
+mod guard_rules;
 mod links;
 mod pins;
 mod probe;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -21,7 +22,9 @@ struct SkBuff {
     before_ingress: [u32; 9],
     ingress_ifindex: u32,
     ifindex: u32,
-    before_segments: [u32; 30],
+    before_departure: [u32; 27],
+    departure: [u32; 2],
+    wire_length: u32,
     gso_segs: u32,
     socket: u64,
     gso_size: u32,
@@ -49,6 +52,8 @@ pub struct Ran {
     pub code: i32,
     /// The packet as it is then.
     pub packet: Vec<u8>,
+    /// When it is to be sent, nanoseconds of the monotonic clock; 0: at once.
+    pub departure: u64,
 }
 
 /// How many entries the tables have.
@@ -85,6 +90,14 @@ impl Programs {
     /// # Errors
     /// Not root, or no object.
     pub fn load(settings: &PacketSettings, sizes: &Sizes) -> Result<Self> {
+        Self::load_pacing(settings, sizes, Duration::ZERO)
+    }
+
+    /// As [`Programs::load`]; the guard delays packets so long instead of dropping them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_pacing(settings: &PacketSettings, sizes: &Sizes, pacing: Duration) -> Result<Self> {
         let object = std::fs::read(object())
             .with_context(|| format!("{}: `cargo xtask build`", object().display()))?;
         let settings = PacketSettings { flows: sizes.flows, ..*settings };
@@ -95,6 +108,8 @@ impl Programs {
         loader.override_global(names::GLOBAL_MONITOR, &0_u8, true);
         loader.override_global(names::GLOBAL_SOCKET_LB, &socket_lb, true);
         loader.override_global(names::GLOBAL_PACKET, &settings, true);
+        let pacing = u64::try_from(pacing.as_nanos())?;
+        loader.override_global(names::GLOBAL_PACING, &pacing, true);
         for (map, entries) in entries(sizes) {
             loader.map_max_entries(map, entries);
         }
@@ -102,7 +117,7 @@ impl Programs {
         Ok(Self { ebpf, loaded: BTreeMap::new() })
     }
 
-    /// Runs one packet through a program of [`names::DEVICE_PROGRAMS`].
+    /// Runs one packet through a program of [`names::DEVICE_PROGRAMS`] or [`names::GUARD_PROGRAMS`].
     ///
     /// # Errors
     /// The verifier refuses the program, or the kernel does not take the packet or the device.
@@ -114,11 +129,12 @@ impl Programs {
             gso_size: place.segment,
             ..SkBuff::default()
         };
-        let mut out = vec![0; ROOM];
+        let (mut out, mut after) = (vec![0; ROOM], SkBuff::default());
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: Some(bytes_of(&context)),
+            ctx_out: Some(bytes_of_mut(&mut after)),
             ..TestRunOptions::new()
         };
         let classifier = classifier(&mut self.ebpf, program)?;
@@ -129,7 +145,8 @@ impl Programs {
         }
         let result = classifier.test_run(options)?;
         out.truncate(usize::try_from(result.data_size_out)?);
-        Ok(Ran { code: result.return_value.cast_signed(), packet: out })
+        let [low, high] = after.departure.map(u64::from);
+        Ok(Ran { code: result.return_value.cast_signed(), packet: out, departure: high << 32 | low })
     }
 
     /// A map, to be read and written.
@@ -177,4 +194,10 @@ fn bytes_of(context: &SkBuff) -> &[u8] {
     let start = std::ptr::from_ref(context).cast::<u8>();
     // SAFETY: repr(C) of integers whose sizes add up to that of the whole, so every byte is initialised.
     unsafe { std::slice::from_raw_parts(start, size_of::<SkBuff>()) }
+}
+
+fn bytes_of_mut(context: &mut SkBuff) -> &mut [u8] {
+    let start = std::ptr::from_mut(context).cast::<u8>();
+    // SAFETY: as in `bytes_of`, and any bytes are a value of it.
+    unsafe { std::slice::from_raw_parts_mut(start, size_of::<SkBuff>()) }
 }

@@ -56,14 +56,31 @@ impl Machine {
 
 fn of_store(error: &StoreError) -> Error {
     let code = match error {
-        StoreError::Nothing => Code::Internal,
+        StoreError::File { .. } => Code::Io,
+        StoreError::Busy { .. } | StoreError::Gone(_) | StoreError::NoRanges => Code::TryLater,
+        StoreError::Exhausted { .. } => Code::Exhausted,
+        StoreError::Attached { .. } | StoreError::Damaged { .. } | StoreError::Collision { .. } => Code::Attached,
+        StoreError::Unusable { .. }
+        | StoreError::TwoOfAFamily { .. }
+        | StoreError::Taken { .. }
+        | StoreError::PortTaken { .. } => Code::Config,
     };
     Error::new(code, error.to_string())
 }
 
 fn of_wiring(error: &WireError) -> Error {
     let code = match error {
-        WireError::Nothing => Code::Wiring,
+        WireError::Gone(_)
+        | WireError::OtherNamespace(_)
+        | WireError::OwnNamespace(_)
+        | WireError::Enter { .. } => Code::Netns,
+        WireError::Exists { .. } => Code::Attached,
+        WireError::Mtu { .. } => Code::Config,
+        WireError::Schema { .. } | WireError::Pin { .. } => Code::TryLater,
+        WireError::Socket(_)
+        | WireError::Kernel { .. }
+        | WireError::Setting { .. }
+        | WireError::NotUndone { .. } => Code::Wiring,
     };
     Error::new(code, error.to_string())
 }

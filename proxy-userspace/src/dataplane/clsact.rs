@@ -20,11 +20,17 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
     LinkAction,
-    devices::{DeviceError, Place, Side},
+    devices::{DeviceError, Layer, Place, Side},
 };
 
 /// Order among the filters of one side: room before and after for others'.
-const PRIORITY: u32 = 1_514;
+fn priority(layer: Layer) -> u32 {
+    match layer {
+        Layer::Guard => 1_513,
+        Layer::Path => 1_514,
+    }
+}
+
 /// Handle of our filters at this priority.
 const HANDLE: u32 = 0x5ea7;
 /// What the names of our filters begin with.
@@ -45,6 +51,14 @@ fn parent(side: Side) -> u32 {
         Side::Egress => 0xffff_fff3,
     }
 }
+
+/// In the order in which [`places`] looks.
+const LAYERS: [(Side, Layer); 4] = [
+    (Side::Egress, Layer::Guard),
+    (Side::Egress, Layer::Path),
+    (Side::Ingress, Layer::Guard),
+    (Side::Ingress, Layer::Path),
+];
 
 /// Puts a program on its place; makes the qdisc if there is none.
 pub(super) fn attach(
@@ -92,8 +106,8 @@ pub(super) fn places() -> Result<Vec<Place>, DeviceError> {
     let failed = |source| DeviceError::Filter { action: "list", source };
     let mut places = Vec::new();
     for index in clsact_devices().map_err(failed)? {
-        for side in Side::ALL {
-            let place = Place { index, side };
+        for (side, layer) in LAYERS {
+            let place = Place { index, side, layer };
             if ours(place).map_err(failed)? {
                 places.push(place);
             }
@@ -107,7 +121,7 @@ pub(super) fn programs() -> Vec<(Place, String)> {
     let mut programs = Vec::new();
     for place in places().unwrap_or_default() {
         let filters = filters(place).unwrap_or_default();
-        let name = filters.iter().filter(|filter| is_ours(filter)).find_map(program_name);
+        let name = filters.iter().filter(|filter| is_ours(filter, place.layer)).find_map(program_name);
         programs.extend(name.map(|name| (place, name)));
     }
     programs
@@ -132,7 +146,7 @@ pub(super) fn remove_all() -> Result<Vec<Place>, DeviceError> {
 
 fn remove_if_empty(index: u32) -> io::Result<()> {
     for side in Side::ALL {
-        if !filters(Place { index, side })?.is_empty() {
+        if !filters(Place { index, side, layer: Layer::Path })?.is_empty() {
             return Ok(());
         }
     }
@@ -144,11 +158,11 @@ fn remove_if_empty(index: u32) -> io::Result<()> {
 
 /// Whether our filter is there.
 fn ours(place: Place) -> io::Result<bool> {
-    Ok(filters(place)?.iter().any(is_ours))
+    Ok(filters(place)?.iter().any(|filter| is_ours(filter, place.layer)))
 }
 
-fn is_ours(message: &TcMessage) -> bool {
-    let ours = filter(Place { index: 0, side: Side::Ingress }).header;
+fn is_ours(message: &TcMessage, layer: Layer) -> bool {
+    let ours = filter(Place { index: 0, side: Side::Ingress, layer }).header;
     let header = &message.header;
     header.handle == ours.handle && header.info == ours.info && program_name(message).is_some()
 }
@@ -174,7 +188,7 @@ fn header(index: u32, handle: u32, parent: u32, info: u32) -> TcMessage {
 }
 
 fn filter(place: Place) -> TcMessage {
-    header(place.index, HANDLE, parent(place.side), PRIORITY << 16 | EVERY_PROTOCOL)
+    header(place.index, HANDLE, parent(place.side), priority(place.layer) << 16 | EVERY_PROTOCOL)
 }
 
 fn qdisc(index: u32) -> TcMessage {
@@ -194,7 +208,7 @@ fn clsact_devices() -> io::Result<Vec<u32>> {
     Ok(indexes)
 }
 
-/// Filters on one side of a device; none if it has no qdisc.
+/// Filters on one side of a device, of every layer and of others; none if it has no qdisc.
 fn filters(place: Place) -> io::Result<Vec<TcMessage>> {
     match dump(RouteNetlinkMessage::GetTrafficFilter(header(place.index, 0, parent(place.side), 0))) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(Vec::new()),
@@ -258,7 +272,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> TcMessage {
-        let mut message = filter(Place { index: 3, side: Side::Egress });
+        let mut message = filter(Place { index: 3, side: Side::Egress, layer: Layer::Path });
         let name = TcOption::Bpf(TcFilterBpfOption::ProgName(name.to_owned()));
         message.attributes.push(TcAttribute::Options(vec![name]));
         message
@@ -266,14 +280,15 @@ mod tests {
 
     #[test]
     fn a_filter_is_ours_by_priority_handle_and_name() {
-        assert!(is_ours(&named("sheave:node_egress")));
+        assert!(is_ours(&named("sheave:node_egress"), Layer::Path));
+        assert!(!is_ours(&named("sheave:node_egress"), Layer::Guard), "the guard's priority is another");
         assert_eq!(program_name(&named("sheave:node_egress")).as_deref(), Some("node_egress"));
-        assert!(!is_ours(&named("cilium-eth0")));
+        assert!(!is_ours(&named("cilium-eth0"), Layer::Path));
         let mut other = named("sheave:node_egress");
         other.header.info = 1 << 16 | EVERY_PROTOCOL;
-        assert!(!is_ours(&other), "another priority");
+        assert!(!is_ours(&other, Layer::Path), "another priority");
         let mut other = named("sheave:node_egress");
         other.header.handle = TcHandle::from(1);
-        assert!(!is_ours(&other), "another handle");
+        assert!(!is_ours(&other, Layer::Path), "another handle");
     }
 }

@@ -4,7 +4,7 @@
 
 use aya::maps::MapInfo;
 use aya_obj::{EbpfSectionKind, Object, ParseError, generated::bpf_map_type};
-use proxy_common::{FLOW_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
+use proxy_common::{ENDPOINT_SCHEMA_HASH, FLOW_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
 
 use super::Capacities;
 
@@ -62,12 +62,13 @@ impl Group {
 }
 
 /// Maps that are shared between runs. The object has others, which each load makes anew.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     names::AFFINITY,
     names::BACKENDS4,
     names::BACKENDS6,
     names::COUNTERS,
     names::DEVICES,
+    names::ENDPOINTS,
     names::EVENTS,
     names::FLOW_KEYS4,
     names::FLOW_KEYS6,
@@ -141,6 +142,7 @@ impl MapDefinition {
 pub(super) fn pin_prefix(name: &str) -> String {
     let schema = match name {
         names::SOCK_PEERS | names::UDP_FLOWS => SOCKET_SCHEMA_HASH,
+        names::ENDPOINTS => ENDPOINT_SCHEMA_HASH,
         names::FRAGMENTS4 | names::FRAGMENTS6 | names::DEVICES => FLOW_SCHEMA_HASH,
         _ if Group::Flows.members().contains(&name) => FLOW_SCHEMA_HASH,
         _ => SCHEMA_HASH,

@@ -48,12 +48,22 @@ pub(super) enum Side {
     Ingress,
 }
 
+/// Which of our programs on one side of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layer {
+    /// The guard of a pod, before all others: what it drops nobody else must see.
+    Guard,
+    /// The packet path.
+    Path,
+}
+
 /// A side of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// The kernel's index of the device.
     pub(super) index: u32,
     pub(super) side: Side,
+    pub(super) layer: Layer,
 }
 
 /// Why a program is not on a device.
@@ -132,6 +142,10 @@ impl Side {
     }
 }
 
+impl Layer {
+    pub(super) const ALL: [Self; 2] = [Self::Guard, Self::Path];
+}
+
 impl fmt::Display for DeviceRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -203,8 +217,9 @@ impl Devices {
         loaded: &Loaded,
         pins: &Pins,
     ) -> Result<LinkAction, DeviceError> {
-        let egress = self.put(Place { index, side: Side::Egress }, role, loaded, pins)?;
-        let ingress = self.put(Place { index, side: Side::Ingress }, role, loaded, pins)?;
+        let place = |side| Place { index, side, layer: Layer::Path };
+        let egress = self.put(place(Side::Egress), role, loaded, pins)?;
+        let ingress = self.put(place(Side::Ingress), role, loaded, pins)?;
         Ok(if egress == LinkAction::Updated { ingress } else { egress })
     }
 
@@ -234,7 +249,7 @@ impl Devices {
             DeviceHook::Tcx => tcx::places(pins)?,
             DeviceHook::Clsact => clsact::places()?,
         };
-        places.retain(|place| !wanted(place.index));
+        places.retain(|place| place.layer == Layer::Path && !wanted(place.index));
         // Ingress before egress, so that no request is translated whose reply is not.
         places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));
         for place in &places {

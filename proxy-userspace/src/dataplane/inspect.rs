@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::{
     ApplyError, Capacities, DeviceHook, Flow, MapUsage, ProgramInfo, ReadError, clsact,
     definition::MapDefinition,
+    devices::{Layer, Place},
     handles::MapHandles,
     links::HOOKS,
     load::OBJECT,
@@ -97,13 +98,16 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, InspectError> {
 
 /// Filters can only be told in the network namespace of the agent.
 fn devices(pins: &Pins, programs: &BTreeMap<u32, String>) -> Vec<DeviceStatus> {
-    let linked = tcx::status(pins).into_iter().map(|(place, program)| DeviceStatus {
+    let is_path = |place: &Place| place.layer == Layer::Path;
+    let linked = tcx::status(pins).into_iter().filter(|(place, _)| is_path(place));
+    let linked = linked.map(|(place, program)| DeviceStatus {
         index: place.index,
         side: place.side.name(),
         program: program.and_then(|id| programs.get(&id).cloned()),
         hook: DeviceHook::Tcx,
     });
-    let filtered = clsact::programs().into_iter().map(|(place, program)| DeviceStatus {
+    let filtered = clsact::programs().into_iter().filter(|(place, _)| is_path(place));
+    let filtered = filtered.map(|(place, program)| DeviceStatus {
         index: place.index,
         side: place.side.name(),
         program: Some(program),

@@ -5,6 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use aya::{
@@ -85,23 +86,34 @@ pub(super) enum Variant {
     Monitor,
 }
 
+/// As long as `fq` itself keeps a packet at most (its `horizon`).
+const LONGEST_PACING_NS: u64 = 10_000_000_000;
+
 /// What the verifier sees as constants, and the sizes of the maps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constants {
     pub(super) capacities: Capacities,
     pub(super) socket_lb: SocketLb,
     pub(super) packet: PacketSettings,
+    /// How long the guard may delay a packet, nanoseconds.
+    pub(super) pacing_ns: u64,
 }
 
 impl Constants {
     /// Settings with those that follow from others filled in.
-    pub(super) fn new(capacities: Capacities, socket_lb: SocketLb, packet: PacketSettings) -> Self {
+    pub(super) fn new(
+        capacities: Capacities,
+        socket_lb: SocketLb,
+        packet: PacketSettings,
+        pacing: Duration,
+    ) -> Self {
         let packet = PacketSettings {
             flows: capacities.flows,
             host_by_packet: (socket_lb == SocketLb::Off).into(),
             ..packet
         };
-        Self { capacities, socket_lb, packet }
+        let pacing_ns = u64::try_from(pacing.as_nanos()).unwrap_or(u64::MAX).min(LONGEST_PACING_NS);
+        Self { capacities, socket_lb, packet, pacing_ns }
     }
 }
 
@@ -128,6 +140,7 @@ pub(super) fn load(
     loader.override_global(names::GLOBAL_MONITOR, &monitor, true);
     loader.override_global(names::GLOBAL_SOCKET_LB, &socket_lb, true);
     loader.override_global(names::GLOBAL_PACKET, &constants.packet, true);
+    loader.override_global(names::GLOBAL_PACING, &constants.pacing_ns, true);
     for (map, capacity) in constants.capacities.by_map() {
         loader.map_max_entries(map, capacity);
     }
@@ -139,7 +152,9 @@ pub(super) fn load(
         let hook: &mut CgroupSockAddr = find_program(&mut ebpf, program)?;
         hook.load().map_err(|error| refused(program, &error))?;
     }
-    for program in names::DEVICE_PROGRAMS {
+    // The guard tells no events: one variant serves.
+    let guard = if variant == Variant::Quiet { &names::GUARD_PROGRAMS[..] } else { &[] };
+    for program in names::DEVICE_PROGRAMS.iter().chain(guard) {
         let classifier: &mut SchedClassifier = find_program(&mut ebpf, program)?;
         classifier.load().map_err(|error| refused(program, &error))?;
     }

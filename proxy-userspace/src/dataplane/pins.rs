@@ -3,6 +3,7 @@
 //! ```text
 //! <pin directory>/maps/<map>-<schema hash><hash of the shapes>
 //! <pin directory>/links/<program>
+//! <pin directory>/programs/<program of the guard>
 //! ```
 //!
 //! aya 0.14 opens a pinned map without comparing it with the program's definition, so every pin is compared here
@@ -93,6 +94,14 @@ impl Pins {
         self.directory.join("links")
     }
 
+    fn programs(&self) -> PathBuf {
+        self.directory.join("programs")
+    }
+
+    pub(super) fn program(&self, program: &str) -> PathBuf {
+        self.programs().join(program)
+    }
+
     pub(super) fn map(&self, definition: &MapDefinition) -> PathBuf {
         self.maps().join(definition.pin_name())
     }
@@ -119,6 +128,7 @@ impl Pins {
     /// Makes the directories below, for whoever has the lock.
     pub(super) fn make_folders(&self) -> Result<(), PinsError> {
         create(&self.maps())?;
+        create(&self.programs())?;
         create(&self.links())
     }
 
@@ -219,7 +229,7 @@ pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinsError> {
 /// What the name of a pin ends in that is about to replace another.
 pub(super) const REPLACEMENT: &str = "-new";
 
-/// Pins a link in the place of whatever is pinned there: renaming drops the old one, which detaches it.
+/// Pins a link or program in the place of whatever is pinned there: renaming drops the old one, which detaches it.
 pub(super) fn pin_over(link: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let mut name = pin.file_name().unwrap_or_default().to_owned();
     name.push(REPLACEMENT);

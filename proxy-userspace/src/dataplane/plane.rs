@@ -10,10 +10,11 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya_obj::ParseError;
-use proxy_common::{Counter, DeviceValue, PacketSettings, SocketLb, names};
+use proxy_common::{Counter, DeviceValue, EndpointValue, PacketSettings, SocketLb, names};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -24,6 +25,7 @@ use super::{
     device_values,
     devices::{DeviceError, DeviceHook, DeviceRole, Devices},
     events::EventStream,
+    guard::{self, GuardError, GuardRepair},
     handles::MapHandles,
     links::{self, HOOKS, LinkAction, LinkError},
     load::{self, Constants, LoadError, Loaded, OBJECT, Variant},
@@ -49,6 +51,9 @@ pub struct DataPlaneConfig {
     pub socket_lb: SocketLb,
     /// Settings of the packet path. What follows from the others is filled in: `flows`, `host_by_packet`.
     pub packet: PacketSettings,
+    /// How long a packet that a pod sends beyond its limit may be delayed instead of dropped. Only for nodes whose devices
+    /// have the queue `fq`, which keeps packets until their time; zero: it is dropped.
+    pub pacing: Duration,
     /// How programs get onto devices; `None` for tcx where the kernel has it.
     pub device_hook: Option<DeviceHook>,
     /// Run as `PROGRAM probe-client ...` when the agent is outside the attached cgroup; `/proc/self/exe` by default.
@@ -64,6 +69,7 @@ impl Default for DataPlaneConfig {
             capacities: Capacities::default(),
             socket_lb: SocketLb::All,
             packet: PacketSettings::DEFAULT,
+            pacing: Duration::ZERO,
             device_hook: None,
             probe_program: "/proc/self/exe".into(),
         }
@@ -151,7 +157,7 @@ impl DataPlane {
         let pin_lock = Lock::take_directory(&config.pin_dir)?;
         pins.make_folders()?;
         let succeeds_another = pins.any_link()?;
-        let constants = Constants::new(config.capacities, config.socket_lb, config.packet);
+        let constants = Constants::new(config.capacities, config.socket_lb, config.packet, config.pacing);
         let definitions = MapDefinition::all(OBJECT, &constants.capacities)?;
         let inherited = pins.admit(&definitions)?;
         let mut quiet = load::load(&definitions, &pins, &constants, Variant::Quiet)?;
@@ -313,6 +319,33 @@ impl DataPlane {
         self.devices.roles()
     }
 
+    /// What the plugin finds pinned after [`DataPlane::repair_guards`].
+    ///
+    /// # Errors
+    /// See [`GuardError`].
+    pub fn guard_pins(&self) -> Result<cni::facts::Pins, GuardError> {
+        guard::pins(&self.definitions, &self.pins, self.devices.hook())
+    }
+
+    /// Pins the guard's programs for the plugin, puts them on every pod of this thread's network namespace that has a
+    /// record, in place where the plugin or an earlier agent did, and removes what is left of devices that are gone.
+    /// Call it at the start, after [`DataPlane::attach`], and now and then.
+    ///
+    /// # Errors
+    /// See [`GuardError`]; what concerns one device only is in the report.
+    pub fn repair_guards(&mut self) -> Result<GuardRepair, GuardError> {
+        guard::repair(&self.quiet, &self.handles, &self.pins, self.devices.hook())
+    }
+
+    /// Gives a device the record that [`DataPlane::repair_guards`] missed, from what the plugin noted elsewhere. A record
+    /// that is there stays. Repair again afterwards.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn restore_endpoint(&mut self, index: u32, value: &EndpointValue) -> Result<(), ApplyError> {
+        guard::restore(&self.handles, index, value)
+    }
+
     /// How programs get onto devices here.
     pub fn device_hook(&self) -> DeviceHook {
         self.devices.hook()
@@ -383,12 +416,13 @@ impl DataPlane {
     /// A program could not be examined.
     pub fn programs(&self) -> Result<Vec<ProgramInfo>, ReadError> {
         let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
-        let examine = |name: &&'static str| {
+        let examine = |(loaded, name): (&Loaded, &'static str)| {
             let failed =
-                |error| ReadError::Program { program: (*name).to_owned(), source: io::Error::other(error) };
+                |error| ReadError::Program { program: name.to_owned(), source: io::Error::other(error) };
             observer::program_info(name, loaded.program(name).map_err(failed)?)
         };
-        names::PROGRAMS.iter().chain(&names::DEVICE_PROGRAMS).map(examine).collect()
+        let common = names::PROGRAMS.iter().chain(&names::DEVICE_PROGRAMS).map(|name| (loaded, *name));
+        common.chain(names::GUARD_PROGRAMS.map(|name| (&self.quiet, name))).map(examine).collect()
     }
 }
 

@@ -1,0 +1,335 @@
+//! The guard on devices: pinned for the plugin, exchanged and repaired by the agent, and gone with the device.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData};
+use cni::facts::Pins;
+use nix::net::if_::if_nametoindex;
+use proxy_common::{Counter, EndpointValue};
+use proxy_kernel::bpf::{self, Access};
+use proxy_userspace::dataplane::{
+    Capacities, DataPlane, DataPlaneConfig, DeviceHook, DeviceRole, GuardRepair, cleanup,
+    enable_run_statistics,
+};
+use sheave_tests::lab::{NODE_V4, NODE_V6, Pod};
+use sheave_tests::raw::ping;
+use sheave_tests::wait::wait_for;
+
+use crate::guard_rules;
+use crate::setup::Site;
+
+type Endpoints = HashMap<MapData, u32, EndpointValue>;
+
+/// `BPF_TCX_INGRESS`.
+const INGRESS: u32 = 46;
+/// The device of the first pod of a lab.
+const DEVICE: &str = "pod1";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node with a pod and what its data planes are opened with.
+struct Ward {
+    site: Site,
+    pod: Pod,
+    config: DataPlaneConfig,
+}
+
+impl Ward {
+    fn new(hook: DeviceHook) -> Self {
+        let mut site = Site::new();
+        let pod = site.lab.pod("pod").unwrap();
+        pod.netns.sysctl("ipv4/ping_group_range", "0 0").unwrap();
+        let config = DataPlaneConfig { device_hook: Some(hook), ..site.host.config(Capacities::default()) };
+        Self { site, pod, config }
+    }
+
+    fn open(&self) -> DataPlane {
+        self.inside(|| {
+            let mut plane = DataPlane::open(&self.config).unwrap();
+            plane.attach().unwrap();
+            plane
+        })
+    }
+
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.site.lab.node.run(work)
+    }
+
+    fn repair(&self, plane: &mut DataPlane) -> GuardRepair {
+        self.inside(|| plane.repair_guards().unwrap())
+    }
+
+    fn index(&self) -> u32 {
+        self.inside(|| if_nametoindex(DEVICE).unwrap())
+    }
+
+    /// As the plugin writes it.
+    fn record(&self) -> EndpointValue {
+        EndpointValue {
+            address4: self.pod.v4.into(),
+            address6: self.pod.v6.into(),
+            mac: self.mac(),
+            ..guard_rules::pod()
+        }
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        let text = self.pod.netns.run(|| {
+            let shown =
+                std::process::Command::new("ip").args(["-o", "link", "show", "eth0"]).output().unwrap();
+            String::from_utf8(shown.stdout).unwrap()
+        });
+        let mac = text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+        let bytes = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        bytes.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    /// What the plugin does with an agent or without.
+    fn wire(&self, pins: &Pins, record: &EndpointValue) {
+        endpoints(pins).insert(self.index(), record, 0).unwrap();
+        let index = self.index();
+        let program = bpf::open_pin(&pins.guard_ingress, Access::Full).unwrap();
+        let link = self.inside(|| bpf::link_to_device(program.as_fd(), index, INGRESS).unwrap());
+        bpf::pin(link.as_fd(), &pins.links.join(format!("guard-{index}-ingress"))).unwrap();
+    }
+
+    /// Whether the pod reaches the node, with both families.
+    fn speaks(&self) -> bool {
+        [IpAddr::V4(NODE_V4), IpAddr::V6(NODE_V6)]
+            .iter()
+            .all(|to| self.pod.netns.run(|| ping(*to, 32, Duration::from_secs(5)).unwrap()))
+    }
+
+    /// A datagram from an address that is not the pod's.
+    fn forges(&self) {
+        self.pod.netns.ip("addr replace 10.244.0.99/32 dev eth0").unwrap();
+        self.pod.netns.run(|| {
+            let socket = UdpSocket::bind("10.244.0.99:0").unwrap();
+            socket.send_to(b"forged", SocketAddr::from((NODE_V4, 9))).unwrap();
+        });
+    }
+
+    /// The pinned links of guards.
+    fn links(&self) -> Vec<String> {
+        let names = fs::read_dir(self.config.pin_dir.join("links")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("guard-")).collect();
+        names.sort();
+        names
+    }
+}
+
+fn endpoints(pins: &Pins) -> Endpoints {
+    HashMap::try_from(Map::HashMap(MapData::from_pin(&pins.endpoints).unwrap())).unwrap()
+}
+
+fn records(pins: &Pins) -> BTreeMap<u32, EndpointValue> {
+    endpoints(pins).iter().map(Result::unwrap).collect()
+}
+
+fn program_of(link: &Path) -> u32 {
+    let link = bpf::open_pin(link, Access::Full).unwrap();
+    bpf::link_info(link.as_fd()).unwrap().program_id
+}
+
+fn pinned_program(pin: &Path) -> u32 {
+    bpf::program_info(bpf::open_pin(pin, Access::Full).unwrap().as_fd()).unwrap().id
+}
+
+fn counted(plane: &DataPlane, counter: Counter) -> u64 {
+    plane.counters().unwrap().into_iter().find(|(it, _)| *it == counter).unwrap().1
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    wait_for(what, PATIENCE, || Ok(condition().then_some(()))).unwrap();
+}
+
+#[test]
+fn the_agent_guards_a_pod_with_a_record_however_programs_get_onto_devices() {
+    for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
+        let ward = Ward::new(hook);
+        let mut plane = ward.open();
+        let pins = plane.guard_pins().unwrap();
+        assert_eq!(pins.tcx, hook == DeviceHook::Tcx);
+        endpoints(&pins).insert(ward.index(), ward.record(), 0).unwrap();
+        let repair = ward.repair(&mut plane);
+        let index = BTreeSet::from([ward.index()]);
+        assert_eq!((&repair.guarded, &repair.attached), (&index, &index), "{repair:?}");
+        assert!(repair.failed.is_empty() && repair.gone.is_empty() && repair.without_record.is_empty());
+        assert!(ward.speaks(), "{hook}");
+        ward.forges();
+        wait_until("a drop", || counted(&plane, Counter::DroppedPodAddress) == 1);
+        let repair = ward.repair(&mut plane);
+        assert_eq!((repair.guarded, repair.attached), (index, BTreeSet::new()), "{hook}");
+        assert!(ward.speaks());
+    }
+}
+
+#[test]
+fn the_plugin_guards_a_pod_while_no_agent_runs_and_the_next_agent_exchanges_the_program() {
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    ward.repair(&mut plane);
+    let pins = plane.guard_pins().unwrap();
+    drop(plane);
+    ward.wire(&pins, &ward.record());
+    let link = pins.links.join(format!("guard-{}-ingress", ward.index()));
+    let old = program_of(&link);
+    assert_eq!(old, pinned_program(&pins.guard_ingress));
+    assert!(ward.speaks());
+
+    let mut next = ward.open();
+    assert_eq!(next.guard_pins().unwrap(), pins);
+    let repair = ward.repair(&mut next);
+    let index = BTreeSet::from([ward.index()]);
+    assert_eq!((repair.guarded, repair.attached), (index, BTreeSet::new()));
+    assert_ne!(program_of(&link), old);
+    assert_eq!(program_of(&link), pinned_program(&pins.guard_ingress));
+    assert_eq!(ward.links(), [format!("guard-{}-ingress", ward.index())]);
+    assert!(ward.speaks());
+    ward.forges();
+    wait_until("a drop", || counted(&next, Counter::DroppedPodAddress) == 1);
+}
+
+#[test]
+fn a_repair_that_has_nothing_to_do_changes_nothing() {
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    let pins = plane.guard_pins().unwrap();
+    endpoints(&pins).insert(ward.index(), ward.record(), 0).unwrap();
+    ward.repair(&mut plane);
+    let seen = || (pinned_program(&pins.guard_ingress), pinned_program(&pins.guard_egress), ward.links());
+    let (before, record) = (seen(), records(&pins));
+    ward.repair(&mut plane);
+    assert_eq!((seen(), records(&pins)), (before, record));
+}
+
+#[test]
+fn only_a_pod_with_a_limit_is_guarded_on_the_way_in() {
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    let pins = plane.guard_pins().unwrap();
+    let index = ward.index();
+    endpoints(&pins).insert(index, ward.record(), 0).unwrap();
+    ward.repair(&mut plane);
+    assert_eq!(ward.links(), [format!("guard-{index}-ingress")]);
+    let limited = EndpointValue { to_rate: 1, to_burst: 0, ..ward.record() };
+    endpoints(&pins).insert(index, limited, 0).unwrap();
+    let repair = ward.repair(&mut plane);
+    assert_eq!(repair.attached, BTreeSet::from([index]));
+    assert_eq!(ward.links(), ["egress", "ingress"].map(|side| format!("guard-{index}-{side}")));
+    // The first answer uses up what may come in an hour.
+    ward.speaks();
+    assert!(!ward.speaks());
+    assert_ne!(counted(&plane, Counter::DroppedPodReceiveLimit), 0);
+}
+
+#[test]
+fn what_is_left_of_a_pod_that_is_gone_is_removed() {
+    for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
+        let ward = Ward::new(hook);
+        let mut plane = ward.open();
+        let pins = plane.guard_pins().unwrap();
+        let index = ward.index();
+        endpoints(&pins).insert(index, ward.record(), 0).unwrap();
+        ward.repair(&mut plane);
+        ward.site.lab.node.ip(&format!("link del {DEVICE}")).unwrap();
+        let repair = ward.repair(&mut plane);
+        assert_eq!(repair.gone, BTreeSet::from([index]), "{repair:?}");
+        assert!(repair.guarded.is_empty() && repair.failed.is_empty(), "{repair:?}");
+        assert!(records(&pins).is_empty() && ward.links().is_empty());
+        assert!(ward.repair(&mut plane).gone.is_empty());
+    }
+}
+
+/// A link alone, as a plugin leaves it that was killed before it removed the rest.
+#[test]
+fn a_link_without_a_device_and_a_record_is_removed() {
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    ward.repair(&mut plane);
+    let pins = plane.guard_pins().unwrap();
+    let index = ward.index();
+    ward.wire(&pins, &ward.record());
+    endpoints(&pins).remove(&index).unwrap();
+    ward.site.lab.node.ip(&format!("link del {DEVICE}")).unwrap();
+    assert_eq!(ward.repair(&mut plane).gone, BTreeSet::from([index]));
+    assert!(ward.links().is_empty());
+}
+
+/// The guard of a version whose records this one cannot read goes on by those, until it gets one of this version.
+#[test]
+fn a_pod_whose_record_is_lost_goes_on_until_it_is_restored() {
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    ward.repair(&mut plane);
+    let pins = plane.guard_pins().unwrap();
+    ward.wire(&pins, &ward.record());
+    drop(plane);
+    fs::remove_file(&pins.endpoints).unwrap();
+
+    let mut next = ward.open();
+    let index = BTreeSet::from([ward.index()]);
+    let repair = ward.repair(&mut next);
+    assert_eq!((repair.without_record, repair.guarded), (index.clone(), BTreeSet::new()));
+    assert!(ward.speaks(), "it is guarded by the old program and the old record");
+
+    next.restore_endpoint(ward.index(), &ward.record()).unwrap();
+    let repair = ward.repair(&mut next);
+    assert_eq!((repair.without_record, repair.guarded), (BTreeSet::new(), index));
+    assert!(ward.speaks());
+    let link = pins.links.join(format!("guard-{}-ingress", ward.index()));
+    assert_eq!(program_of(&link), pinned_program(&pins.guard_ingress));
+    // What is there is not overwritten: it has the account of the limits.
+    next.restore_endpoint(ward.index(), &guard_rules::pod()).unwrap();
+    assert_eq!(records(&pins)[&ward.index()], ward.record());
+}
+
+#[test]
+fn a_guard_that_was_lost_comes_back_before_the_packet_path() {
+    let _statistics = enable_run_statistics().unwrap();
+    for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
+        let ward = Ward::new(hook);
+        let mut plane = ward.open();
+        let pins = plane.guard_pins().unwrap();
+        let index = ward.index();
+        endpoints(&pins).insert(index, ward.record(), 0).unwrap();
+        ward.inside(|| plane.attach_device(index, DeviceRole::Pod).unwrap());
+        assert_eq!(ward.repair(&mut plane).attached, BTreeSet::from([index]));
+        let runs = |plane: &DataPlane| -> u64 {
+            let programs = plane.programs().unwrap();
+            programs.iter().find(|program| program.name == "pod_ingress").unwrap().run_count
+        };
+        assert!(ward.speaks());
+        let before = runs(&plane);
+        assert_ne!(before, 0);
+        ward.forges();
+        wait_until("a drop", || counted(&plane, Counter::DroppedPodAddress) == 1);
+        assert_eq!(runs(&plane), before, "{hook}: the packet path saw a forged packet");
+        // Devices of the packet path come and go without the guard.
+        ward.inside(|| plane.detach_device(index).unwrap());
+        assert!(ward.repair(&mut plane).attached.is_empty());
+    }
+}
+
+#[test]
+fn cleanup_removes_the_guard_too() {
+    for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
+        let ward = Ward::new(hook);
+        let mut plane = ward.open();
+        let pins = plane.guard_pins().unwrap();
+        endpoints(&pins).insert(ward.index(), ward.record(), 0).unwrap();
+        ward.repair(&mut plane);
+        drop(plane);
+        let report = ward.inside(|| cleanup(&ward.config.pin_dir).unwrap());
+        assert_eq!(report.errors, Vec::<String>::new());
+        assert_eq!(report.filters.len(), usize::from(hook == DeviceHook::Clsact));
+        assert!(!ward.config.pin_dir.exists());
+        ward.forges();
+        assert!(ward.speaks());
+    }
+}
