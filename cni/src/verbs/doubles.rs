@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use proxy_common::ENDPOINT_SCHEMA_HASH;
 use serde_json::{Value, json};
 
-use super::{IpamError, Ipams, Node, Storage, Wiring};
+use super::{Failed, IpamError, Ipams, Node, Storage, Wiring};
 use crate::{
     facts::{NodeFacts, Pins},
     record::{Attachment, AttachmentId, Ipam, NetnsId, Stage},
@@ -40,6 +40,8 @@ pub(super) struct State {
     /// Answers of delegated plugins; a plugin without one is not installed.
     pub(super) plugins: BTreeMap<String, Value>,
     pub(super) log: Vec<String>,
+    /// A failing `connect` cannot undo what it did.
+    pub(super) connect_leaves: bool,
     /// Names of the steps in their order.
     pub(super) steps: Vec<String>,
 }
@@ -183,8 +185,12 @@ impl Wiring for Doubles {
         Ok(OWN_COOKIE)
     }
 
-    fn connect(&self, attachment: &Attachment, _pins: &Pins) -> Result<(), Error> {
-        self.step("connect")?;
+    fn connect(&self, attachment: &Attachment, _pins: &Pins) -> Result<(), Failed> {
+        let remains = self.state.borrow().connect_leaves;
+        if let Err(error) = self.step("connect") {
+            self.change(|state| remains && state.devices.insert(attachment.host_device.clone()));
+            return Err(Failed { error, remains });
+        }
         self.change(|state| assert!(state.devices.insert(attachment.host_device.clone()), "wired twice"));
         Ok(())
     }

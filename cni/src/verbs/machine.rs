@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{IpamError, Ipams, Node, Storage, Wiring};
+use super::{Failed, IpamError, Ipams, Node, Storage, Wiring};
 use crate::{
     agent,
     facts::{FactsError, NodeFacts, Pins},
@@ -59,7 +59,9 @@ fn of_store(error: &StoreError) -> Error {
         StoreError::File { .. } => Code::Io,
         StoreError::Busy { .. } | StoreError::Gone(_) | StoreError::NoRanges => Code::TryLater,
         StoreError::Exhausted { .. } => Code::Exhausted,
-        StoreError::Attached { .. } | StoreError::Damaged { .. } | StoreError::Collision { .. } => Code::Attached,
+        StoreError::Attached { .. } | StoreError::Damaged { .. } | StoreError::Collision { .. } => {
+            Code::Attached
+        }
         StoreError::Unusable { .. }
         | StoreError::TwoOfAFamily { .. }
         | StoreError::Taken { .. }
@@ -127,8 +129,11 @@ impl Wiring for Machine {
         proxy_kernel::netns_cookie().map_err(failed)
     }
 
-    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Error> {
-        wire::connect(attachment, pins).map(drop).map_err(|error| of_wiring(&error))
+    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Failed> {
+        wire::connect(attachment, pins).map(drop).map_err(|error| Failed {
+            error: of_wiring(&error),
+            remains: matches!(error, WireError::NotUndone { .. }),
+        })
     }
 
     fn disconnect(&self, attachment: &Attachment, pins: Option<&Pins>) -> Result<(), Error> {

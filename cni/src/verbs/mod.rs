@@ -31,7 +31,7 @@ use crate::{
 };
 pub use machine::Machine;
 pub use refusal::Refusal;
-pub use world::{IpamError, Ipams, Node, Storage, Wiring, World};
+pub use world::{Failed, IpamError, Ipams, Node, Storage, Wiring, World};
 
 /// What the process leaves behind: at most one JSON document, and whether it succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]

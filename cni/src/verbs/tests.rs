@@ -123,6 +123,17 @@ fn what_cannot_be_undone_keeps_its_record_and_its_addresses_for_del() {
 }
 
 #[test]
+fn wiring_that_cannot_undo_itself_keeps_its_record_for_del() {
+    let world = Doubles::ready();
+    world.change(|state| state.connect_leaves = true);
+    world.break_step("connect");
+    assert_eq!(refused(&run(&world, Verb::Add, &config(json!({})))).1, "connect broke");
+    assert_eq!(record(&world).stage, Stage::Reserved);
+    silent(&run(&world, Verb::Del, &config(json!({}))));
+    assert_eq!(world.left_over(), Vec::<String>::new());
+}
+
+#[test]
 fn an_add_of_what_is_there_is_refused_and_harms_nothing() {
     let world = Doubles::ready();
     with_plugin(&world);
