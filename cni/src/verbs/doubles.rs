@@ -167,6 +167,13 @@ impl Storage for Doubles {
         Ok(self.state.borrow().records.values().cloned().collect())
     }
 
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error> {
+        self.step("release_unchanged")?;
+        let same = self.state.borrow().records.get(&seen.id) == Some(seen);
+        self.change(|state| same && state.records.remove(&seen.id).is_some());
+        Ok(same)
+    }
+
     fn release(&self, id: &AttachmentId) -> Result<(), Error> {
         self.step("release")?;
         self.change(|state| state.records.remove(id));
