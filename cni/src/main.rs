@@ -5,24 +5,16 @@
 use std::{
     env,
     io::{self, Read as _, Write as _},
-    panic,
     process::ExitCode,
 };
 
 use cni::{
     spec::{Call, Code, Error, Version},
-    verbs::{Machine, Outcome, answer},
+    verbs::{Machine, Outcome, answer, guarded},
 };
 
 fn main() -> ExitCode {
-    let outcome = match panic::catch_unwind(outcome) {
-        Ok(Some(outcome)) => outcome,
-        Ok(None) => return about(),
-        Err(_) => {
-            let error = "sheave-cni broke down; what it says of it is on standard error: please report it";
-            Outcome::failed(&Error::new(Code::Internal, error), Version::NEWEST)
-        }
-    };
+    let Some(outcome) = guarded(outcome) else { return about() };
     let written = outcome.document.map_or(Ok(()), |document| writeln!(io::stdout(), "{document}"));
     if outcome.success && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -65,7 +65,7 @@ impl Options {
             reserved,
             ports: runtime::ports(asked(runtime, "portMappings")?)?,
             bandwidth: runtime::bandwidth(asked(runtime, "bandwidth")?)?,
-            dns: runtime::dns(root.get("dns")?, asked(runtime, "dns")?)?,
+            dns: runtime::dns(root.get("dns")?.as_ref(), asked(runtime, "dns")?.as_ref())?,
             socket_lb_off: socket_lb_off(runtime)?,
             pod: args.pod(),
         })

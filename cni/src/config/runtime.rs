@@ -84,16 +84,16 @@ fn rate(rate: u64, burst: u64) -> Option<Rate> {
 }
 
 /// `dns` of the configuration, and over it that of the runtime, which has other names for the keys.
-pub(super) fn dns(written: Option<Field<'_>>, asked: Option<Field<'_>>) -> Result<Dns, ConfigError> {
-    let texts = |field: &Option<Field<'_>>, key: &str| match field {
+pub(super) fn dns(written: Option<&Field<'_>>, asked: Option<&Field<'_>>) -> Result<Dns, ConfigError> {
+    let texts = |field: Option<&Field<'_>>, key: &str| match field {
         Some(field) => field.get(key)?.map_or(Ok(Vec::new()), |list| list.texts()),
         None => Ok(Vec::new()),
     };
     let either = |ours: &str, theirs: &str| {
-        let runtime = texts(&asked, ours)?;
-        if runtime.is_empty() { texts(&written, theirs) } else { Ok(runtime) }
+        let runtime = texts(asked, ours)?;
+        if runtime.is_empty() { texts(written, theirs) } else { Ok(runtime) }
     };
-    let domain = written.as_ref().map_or(Ok(None), |field| field.get("domain"))?;
+    let domain = written.map_or(Ok(None), |field| field.get("domain"))?;
     Ok(Dns {
         nameservers: either("servers", "nameservers")?,
         domain: domain.map_or(Ok(""), |field| field.text())?.to_owned(),

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use proxy_common::ENDPOINT_SCHEMA_HASH;
 use serde_json::Value;
 
-use super::{Refusal, Task, del, ipam, ipam::Lease};
+use super::{Failed, Refusal, Task, del, ipam, ipam::Lease};
 use crate::{
     config::Options,
     facts::NodeFacts,
@@ -38,25 +38,6 @@ fn clear_unfinished(task: &Task<'_>) -> Result<(), Error> {
         None => Ok(()),
         Some(record) if record.stage == Stage::Wired => Err(Refusal::Attached(record.id).into()),
         Some(record) => del::remove(task, Some(&record)),
-    }
-}
-
-/// A step failed. What came before it is undone, unless what it did could not be undone itself: then the record must
-/// stay, as it is how DEL and the agent find the rest.
-struct Failed {
-    error: Error,
-    remains: bool,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self { error, remains: false }
-    }
-}
-
-impl From<Refusal> for Failed {
-    fn from(refusal: Refusal) -> Self {
-        Error::from(refusal).into()
     }
 }
 

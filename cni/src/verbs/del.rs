@@ -13,14 +13,12 @@ use crate::{
 
 /// Detaches. Arguments and capabilities are not read: they may be wrong by now.
 pub(super) fn del(task: &Task<'_>) -> Result<(), Error> {
-    match task.world.get(&task.call.id) {
-        Ok(record) => remove(task, record.as_ref()),
-        // The device can be found by its name; then the store's error is told, as the address is not given back.
-        Err(error) => {
-            remove(task, None)?;
-            Err(error)
-        }
-    }
+    let record = task.world.get(&task.call.id).unwrap_or_else(|error| {
+        // The device is found by its name all the same, and forgetting may work where reading does not.
+        task.world.log(&format!("{}: {}", task.call.id, error.sentence()));
+        None
+    });
+    remove(task, record.as_ref())
 }
 
 /// Removes an attachment of the call's id, with or without a record of it.

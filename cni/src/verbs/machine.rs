@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{IpamError, Ipams, Node, Storage, Wiring};
+use super::{Failed, IpamError, Ipams, Node, Storage, Wiring};
 use crate::{
     agent,
     facts::{FactsError, NodeFacts, Pins},
@@ -44,7 +44,7 @@ impl Machine {
         if let Some(store) = self.store.get() {
             return Ok(store);
         }
-        let opened = Store::open(&self.run_dir).map_err(of_store)?;
+        let opened = Store::open(&self.run_dir).map_err(|error| of_store(&error))?;
         Ok(self.store.get_or_init(|| opened))
     }
 
@@ -54,12 +54,14 @@ impl Machine {
     }
 }
 
-fn of_store(error: StoreError) -> Error {
+fn of_store(error: &StoreError) -> Error {
     let code = match error {
         StoreError::File { .. } => Code::Io,
         StoreError::Busy { .. } | StoreError::Gone(_) | StoreError::NoRanges => Code::TryLater,
         StoreError::Exhausted { .. } => Code::Exhausted,
-        StoreError::Attached { .. } | StoreError::Damaged { .. } | StoreError::Collision { .. } => Code::Attached,
+        StoreError::Attached { .. } | StoreError::Damaged { .. } | StoreError::Collision { .. } => {
+            Code::Attached
+        }
         StoreError::Unusable { .. }
         | StoreError::TwoOfAFamily { .. }
         | StoreError::Taken { .. }
@@ -68,7 +70,7 @@ fn of_store(error: StoreError) -> Error {
     Error::new(code, error.to_string())
 }
 
-fn of_wiring(error: WireError) -> Error {
+fn of_wiring(error: &WireError) -> Error {
     let code = match error {
         WireError::Gone(_)
         | WireError::OtherNamespace(_)
@@ -85,7 +87,7 @@ fn of_wiring(error: WireError) -> Error {
     Error::new(code, error.to_string())
 }
 
-fn of_facts(error: FactsError) -> Error {
+fn of_facts(error: &FactsError) -> Error {
     let code = match error {
         FactsError::File { .. } => Code::Io,
         FactsError::Missing(_) | FactsError::Content { .. } => Code::TryLater,
@@ -95,29 +97,33 @@ fn of_facts(error: FactsError) -> Error {
 
 impl Storage for Machine {
     fn reserve(&self, attachment: Attachment, wish: &Wish) -> Result<Attachment, Error> {
-        self.store()?.reserve(attachment, wish).map_err(of_store)
+        self.store()?.reserve(attachment, wish).map_err(|error| of_store(&error))
     }
 
     fn commit(&self, id: &AttachmentId) -> Result<(), Error> {
-        self.store()?.commit(id).map_err(of_store)
+        self.store()?.commit(id).map_err(|error| of_store(&error))
     }
 
     fn get(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error> {
-        self.store()?.get(id).map_err(of_store)
+        self.store()?.get(id).map_err(|error| of_store(&error))
     }
 
     fn list(&self) -> Result<Vec<Attachment>, Error> {
-        self.store()?.list().map_err(of_store)
+        self.store()?.list().map_err(|error| of_store(&error))
+    }
+
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error> {
+        self.store()?.release_unchanged(seen).map_err(|error| of_store(&error))
     }
 
     fn release(&self, id: &AttachmentId) -> Result<(), Error> {
-        self.store()?.release(id).map(drop).map_err(of_store)
+        self.store()?.release(id).map(drop).map_err(|error| of_store(&error))
     }
 }
 
 impl Wiring for Machine {
     fn identify(&self, netns: &Path) -> Result<Option<NetnsId>, Error> {
-        wire::identify(netns).map_err(of_wiring)
+        wire::identify(netns).map_err(|error| of_wiring(&error))
     }
 
     fn own_cookie(&self) -> Result<u64, Error> {
@@ -127,16 +133,19 @@ impl Wiring for Machine {
         proxy_kernel::netns_cookie().map_err(failed)
     }
 
-    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Error> {
-        wire::connect(attachment, pins).map(drop).map_err(of_wiring)
+    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Failed> {
+        wire::connect(attachment, pins).map(drop).map_err(|error| Failed {
+            error: of_wiring(&error),
+            remains: matches!(error, WireError::NotUndone { .. }),
+        })
     }
 
     fn disconnect(&self, attachment: &Attachment, pins: Option<&Pins>) -> Result<(), Error> {
-        wire::disconnect(attachment, pins).map_err(of_wiring)
+        wire::disconnect(attachment, pins).map_err(|error| of_wiring(&error))
     }
 
     fn check(&self, attachment: &Attachment, pins: &Pins) -> Result<Vec<String>, Error> {
-        wire::check(attachment, pins).map_err(of_wiring)
+        wire::check(attachment, pins).map_err(|error| of_wiring(&error))
     }
 
     fn missing_pins(&self, pins: &Pins) -> Vec<PathBuf> {
@@ -151,7 +160,7 @@ impl Node for Machine {
     }
 
     fn facts(&self) -> Result<NodeFacts, Error> {
-        NodeFacts::read(&self.run_dir).map_err(of_facts)
+        NodeFacts::read(&self.run_dir).map_err(|error| of_facts(&error))
     }
 
     fn agent_runs(&self) -> bool {

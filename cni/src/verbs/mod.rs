@@ -18,17 +18,20 @@ mod doubles;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{
+    panic::{self, UnwindSafe},
+    path::Path,
+};
 
 use serde_json::Value;
 
 use crate::{
     config::{Document, Network},
-    spec::{Call, Error, Verb, Version, version_answer},
+    spec::{Call, Code, Error, Verb, Version, version_answer},
 };
 pub use machine::Machine;
 pub use refusal::Refusal;
-pub use world::{IpamError, Ipams, Node, Storage, Wiring, World};
+pub use world::{Failed, IpamError, Ipams, Node, Storage, Wiring, World};
 
 /// What the process leaves behind: at most one JSON document, and whether it succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,14 @@ pub fn answer<W: World>(call: &Call, stdin: &[u8], open: impl FnOnce(&Path) -> W
         Ok(document) => Outcome::done(document),
         Err(error) => Outcome::failed(&error, version),
     }
+}
+
+/// Runs what gives an outcome; if it panics, that is the outcome. What the panic says is on standard error by then.
+pub fn guarded(run: impl FnOnce() -> Option<Outcome> + UnwindSafe) -> Option<Outcome> {
+    panic::catch_unwind(run).unwrap_or_else(|_| {
+        let error = "sheave-cni broke down; what it says of it is on standard error: please report it";
+        Some(Outcome::failed(&Error::new(Code::Internal, error), Version::NEWEST))
+    })
 }
 
 /// What a verb works with.

@@ -14,6 +14,22 @@ use crate::{
     store::Wish,
 };
 
+/// A step failed. What came before it is undone, unless what it did could not be undone itself: then the record must
+/// stay, as it is how DEL and the agent find the rest.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// Something of it is still there.
+    pub remains: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, remains: false }
+    }
+}
+
 /// What is remembered: see [`crate::store::Store`].
 pub trait Storage {
     /// Takes addresses and ports.
@@ -24,6 +40,8 @@ pub trait Storage {
     fn get(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error>;
     /// All.
     fn list(&self) -> Result<Vec<Attachment>, Error>;
+    /// Forgets one that is still what was seen of it.
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error>;
     /// Forgets one.
     fn release(&self, id: &AttachmentId) -> Result<(), Error>;
 }
@@ -34,8 +52,8 @@ pub trait Wiring {
     fn identify(&self, netns: &Path) -> Result<Option<NetnsId>, Error>;
     /// The cookie of the plugin's own.
     fn own_cookie(&self) -> Result<u64, Error>;
-    /// Wires; undoes itself on failure.
-    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Error>;
+    /// Wires; undoes itself on failure, if it can.
+    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Failed>;
     /// Removes what exists.
     fn disconnect(&self, attachment: &Attachment, pins: Option<&Pins>) -> Result<(), Error>;
     /// What differs, a sentence each.
