@@ -185,7 +185,7 @@ pub(super) fn is_operational(link: &LinkMessage) -> bool {
     link.attributes.contains(&LinkAttribute::OperState(State::Up))
 }
 
-pub(super) fn name(place: Place) -> &'static str {
+fn name(place: Place) -> &'static str {
     match place {
         Place::Host => "host's",
         Place::Pod => "pod's",

@@ -316,7 +316,7 @@ fn what_was_damaged_is_said() {
         ("does not know the pod's addresses", |lab, _, _, index| guard::forget(&lab.pins, index).unwrap()),
         ("no guard is attached", |lab, _, _, index| guard::detach_all(&lab.pins, index).unwrap()),
         ("sockets are translated", |lab, _, attachment, _| {
-            guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap()
+            guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap();
         }),
         ("is down", |_, _, _, index| {
             Rtnetlink::open().unwrap().change(message::link_state(index, false), 0).unwrap();
@@ -359,7 +359,7 @@ fn many_pods_at_once_are_wired_and_gone_again() {
                 });
             });
         };
-        each(|attachment, pins| drop(connect(attachment, pins).unwrap()));
+        each(|attachment, pins| assert!(connect(attachment, pins).unwrap().host_index > 1));
         each(|attachment, pins| assert_eq!(check(attachment, pins).unwrap(), Vec::<String>::new()));
         each(|attachment, pins| disconnect(attachment, Some(pins)).unwrap());
         assert_same(&lab.traces(), &before, "the host");
