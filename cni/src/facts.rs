@@ -59,7 +59,7 @@ pub struct Pins {
     pub guard_egress: PathBuf,
     /// Folder for the links: `guard-<device index>-<ingress|egress>`.
     pub links: PathBuf,
-    /// The kernel has tcx: the plugin attaches. Otherwise the agent does (kernels before 6.6).
+    /// The guard is attached by pinned tcx links (kernel 6.6). Otherwise by filters of clsact, which go with the device.
     pub tcx: bool,
 }
 
