@@ -37,7 +37,8 @@ impl Pool {
     /// Takes the next address of `ranges` that is not in `used`; `None`: there is none.
     pub(super) fn take(&mut self, family: Family, ranges: &Ranges, used: &HashSet<IpAddr>) -> Option<IpAddr> {
         let last = self.last.iter().copied().find(|last| Family::of(*last) == family);
-        let freed: HashSet<IpAddr> = self.freed.iter().copied().collect();
+        let alike = self.freed.iter().copied().filter(|freed| Family::of(*freed) == family);
+        let freed: HashSet<IpAddr> = alike.collect();
         let fresh = ranges.after(last).find(|address| !used.contains(address) && !freed.contains(address));
         let Some(fresh) = fresh else { return self.take_oldest(ranges, used) };
         self.last.retain(|last| Family::of(*last) != family);
