@@ -150,12 +150,12 @@ impl Model {
         }
     }
 
-    fn released(&mut self, name: usize, got: Option<Attachment>) {
+    fn released(&mut self, name: usize, got: Option<&Attachment>) {
         let Some(Held { attachment, damaged }) = self.held.remove(&name) else {
             return assert_eq!(got, None);
         };
         self.freed.extend(&attachment.addresses);
-        assert_eq!(got, Some(attachment).filter(|_| !damaged));
+        assert_eq!(got, Some(&attachment).filter(|_| !damaged));
     }
 }
 
@@ -196,7 +196,7 @@ impl World {
             Step::Commit(name) => self.commit(*name),
             Step::Release(name) => {
                 let got = self.store().release(&id(&name.to_string())).unwrap();
-                self.model.released(*name, got);
+                self.model.released(*name, got.as_ref());
             }
             Step::Torn(step) => self.torn(step),
             Step::LosePool => {
@@ -282,7 +282,7 @@ fn config() -> Config {
     let default = Config::default();
     let rng_seed = match default.rng_seed {
         RngSeed::Random => RngSeed::Fixed(SEED),
-        fixed => fixed,
+        fixed @ RngSeed::Fixed(_) => fixed,
     };
     Config { rng_seed, failure_persistence: None, ..default }
 }
