@@ -2,7 +2,7 @@
 //!
 //! The module order is the order of the data: [`config`] (what the user said) -> [`watch`] and [`devices`] (what the
 //! cluster and the node say) -> [`reconcile`] (one loop around `proxy-core`'s decisions) -> [`dataplane`] and
-//! [`sockets`] (the kernel), with [`metrics`], [`health`] and [`control`] to look at it and [`cli`] to drive it.
+//! [`sockets`] (the kernel), beside it [`routing`] (the ways to other nodes), with [`metrics`], [`health`] and [`control`] to look at it and [`cli`] to drive it.
 //! Only `watch` knows Kubernetes types, only `dataplane` knows aya.
 
 pub mod config;
@@ -11,6 +11,7 @@ pub mod devices;
 pub mod watch;
 
 pub mod reconcile;
+pub mod routing;
 
 pub mod dataplane;
 pub mod sockets;
