@@ -32,7 +32,8 @@ use crate::{
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
     reconcile::{self, Event, Loop, Progress, Reconciler},
-    watch::{self, KubeSettings, WatchError, WatchStatus},
+    routing::{FactsFile, Router, guard_pins},
+    watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
 /// Changes that wait to be taken in; the sources wait when there are more.
@@ -70,7 +71,7 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
     let loop_ended = parts.start_loop(&config, &events, queue)?;
-    let source_ended = parts.start_sources(&config, events.clone());
+    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config)?);
     parts.start_servers(&config, events)?;
     task::spawn(parts.keeper(&config).run());
     task::spawn(parts.device_keeper(&config).run());
@@ -194,11 +195,36 @@ impl Parts {
         }
     }
 
+    /// Keeps the ways to other nodes, if pods get their network from us. Returns where all Nodes are to be told.
+    fn start_routing(&self, config: &Config) -> Result<Option<NodesSender>, CliError> {
+        if !config.pods.enabled {
+            return Ok(None);
+        }
+        let (sender, nodes) = watch_value::channel(None);
+        let facts = FactsFile::new(
+            &config.run_dir,
+            config.pods.routing.node_name.clone(),
+            guard_pins(&config.pin_dir),
+        );
+        task::spawn(
+            Router::new(
+                config.pods.routing.clone(),
+                nodes,
+                self.choices.clone(),
+                facts,
+                self.metrics.clone(),
+            )
+            .run(),
+        );
+        Ok(Some(sender))
+    }
+
     /// The result is ready when the source of objects has ended, which it must not.
     fn start_sources(
         &self,
         config: &Config,
         events: mpsc::Sender<Event>,
+        nodes: Option<NodesSender>,
     ) -> task::JoinHandle<Result<(), WatchError>> {
         let (changes, changed) = mpsc::channel(QUEUE);
         let only_primary = config.node_port_addresses == config::NodePortAddresses::Primary;
@@ -208,6 +234,7 @@ impl Parts {
             self.source.clone(),
             config.node_name.clone(),
             changes,
+            nodes,
             Arc::clone(&self.sources),
         ))
     }

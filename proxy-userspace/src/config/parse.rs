@@ -43,6 +43,7 @@ impl<'a> Reader<'a> {
             capacities: self.capacities()?,
             node_port_addresses: self.checked("node-port-addresses", node_port_addresses)?,
             packet: self.packet()?,
+            pods: self.pods(self.checked("node-name", node_name)?)?,
             service_proxy_name: self.text("service-proxy-name").filter(|name| !name.is_empty()),
             watch_timeout: self.number("watch-timeout", 5..=290).map(seconds)?,
             min_sync_interval: self.number("min-sync-interval", 0..=10_000).map(milliseconds)?,

@@ -5,7 +5,7 @@
 //! not know what programs do, nor what the addresses are used for.
 
 mod choice;
-mod netlink;
+pub(crate) mod netlink;
 mod pattern;
 mod primary;
 mod snapshot;
