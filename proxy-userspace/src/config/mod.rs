@@ -46,6 +46,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// The packet path.
     pub packet: PacketConfig,
+    /// Pods of this node are wired by our CNI plugin.
+    pub pod_network: bool,
     /// Label value of the Services to serve; `None`: those without the label.
     pub service_proxy_name: Option<String>,
     /// Duration of one watch request.

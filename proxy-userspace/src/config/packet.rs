@@ -94,7 +94,7 @@ fn socket_lb(text: &str) -> Result<SocketLb, &'static str> {
     }
 }
 
-fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+pub(super) fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "expected `true` or `false`")
 }
 

@@ -155,6 +155,7 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "Whether every translated packet gets the node's address as its source",
     ),
+    text("pod-network", "BOOL", "false", "Pods of this node are wired by sheave-cni"),
     absent(
         "cluster-cidr",
         "PREFIX,...",

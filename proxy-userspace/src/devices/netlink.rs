@@ -46,7 +46,14 @@ pub enum ReadError {
 }
 
 /// Ends the task that drives a connection.
-struct Connection(JoinHandle<()>);
+pub(super) struct Connection(JoinHandle<()>);
+
+impl Connection {
+    /// Drives it from now on.
+    pub(super) fn drive(connection: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(connection))
+    }
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -60,7 +67,7 @@ impl Drop for Connection {
 /// See [`ReadError`].
 pub async fn read() -> Result<Snapshot, ReadError> {
     let (connection, handle, _) = new_connection_with_strict_check().map_err(ReadError::Socket)?;
-    let _connection = Connection(tokio::spawn(connection));
+    let _connection = Connection::drive(connection);
     let mut snapshot = Snapshot::default();
     let links = handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
     each("links", links.execute(), |message| {
@@ -110,7 +117,7 @@ impl Notifications {
     /// Subscribes. What changes from now on is told.
     pub(super) fn subscribe() -> Result<Self, ReadError> {
         let (connection, _, messages) = new_multicast_connection(&GROUPS).map_err(ReadError::Socket)?;
-        Ok(Self { messages, _connection: Connection(tokio::spawn(connection)) })
+        Ok(Self { messages, _connection: Connection::drive(connection) })
     }
 
     /// Returns at the next notification that may matter, or when some were lost.
