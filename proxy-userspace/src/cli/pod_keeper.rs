@@ -213,3 +213,106 @@ async fn run_blocking<T: Send + 'static>(
 ) -> Result<T, String> {
     task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, process::Command, thread};
+
+    use cni::store::Wish;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::pods::sample::attachment;
+
+    /// The thread's end is the namespace's, unless the file is kept.
+    fn in_new_namespace<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let inside = move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        thread::spawn(inside).join().unwrap()
+    }
+
+    fn ip(words: &str) {
+        assert!(Command::new("ip").args(words.split_whitespace()).status().unwrap().success(), "ip {words}");
+    }
+
+    /// A process in a network namespace.
+    struct Somebody(std::process::Child);
+
+    impl Somebody {
+        fn inside(path: &str) -> Self {
+            let mut command = Command::new("nsenter");
+            let somebody = Self(command.arg(format!("--net={path}")).args(["sleep", "600"]).spawn().unwrap());
+            let identity =
+                |path: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+            let own = format!("/proc/{}/ns/net", somebody.0.id());
+            for _ in 0..1000 {
+                if identity(&own) == identity(path) {
+                    return somebody;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("it does not enter {path}");
+        }
+    }
+
+    impl Drop for Somebody {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn keeper(dir: &std::path::Path) -> Arc<PodKeeper> {
+        let (run_dir, pin_dir) = (dir.to_owned(), dir.join("none"));
+        Arc::new(PodKeeper { run_dir, pin_dir, metrics: Metrics::default() })
+    }
+
+    fn names() -> Vec<String> {
+        let names = nix::net::if_::if_nameindex().unwrap();
+        names.iter().map(|it| it.name().to_string_lossy().into_owned()).filter(|name| name != "lo").collect()
+    }
+
+    #[test]
+    #[ignore = "needs root: it makes network namespaces and devices"]
+    fn what_is_left_over_is_removed_at_the_second_look_and_what_is_used_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = keeper(dir.path());
+        in_new_namespace(move || {
+            let empty = in_new_namespace(|| File::open("/proc/thread-self/ns/net").unwrap());
+            let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&empty));
+            // A pod that lives, one whose namespace is gone, and a device that nobody remembers.
+            let store = Store::open(dir.path()).unwrap();
+            let mut living = attachment("living", "web");
+            living.netns = wire::identify(path.as_ref()).unwrap().unwrap();
+            living.netns_path = path.clone().into();
+            let mut gone = attachment("gone", "job");
+            gone.netns.cookie = u64::MAX;
+            for (record, last) in [(&mut living, 1), (&mut gone, 2)] {
+                record.addresses = vec![std::net::Ipv4Addr::new(10, 1, 0, last).into()];
+                record.ipam = Ipam::Delegated("test".to_owned());
+                store.reserve(record.clone(), &Wish::default()).unwrap();
+                store.commit(&record.id).unwrap();
+            }
+            ip(&format!("link add {} type veth peer name eth0 netns {path}", living.host_device));
+            ip(&format!("link add shv0123456789ab type veth peer name eth1 netns {path}"));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut judge = Judge::default();
+            runtime.block_on(keeper.round(&mut judge, Duration::ZERO));
+            assert_eq!((names().len(), store.list().unwrap().len()), (2, 2), "nothing on one look");
+            let somebody = Somebody::inside(&path);
+            runtime.block_on(keeper.round(&mut judge, ROUND));
+            let left = store.list().unwrap();
+            assert_eq!(left.iter().map(|it| it.id.container_id.as_str()).collect::<Vec<_>>(), ["living"]);
+            assert_eq!(names().len(), 2, "somebody lives behind it");
+            drop(somebody);
+            runtime.block_on(keeper.round(&mut judge, ROUND * 2));
+            runtime.block_on(keeper.round(&mut judge, ROUND * 3));
+            assert_eq!(names(), [living.host_device.clone()]);
+            let count = |kind| keeper.metrics.pod_repairs.get_or_create(&[("kind", kind)]).get();
+            assert_eq!((count("attachment"), count("device")), (1, 1));
+            drop((empty, dir));
+        });
+    }
+}
