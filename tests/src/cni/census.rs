@@ -52,6 +52,13 @@ impl Census {
         Ok(Self(lines))
     }
 
+    /// With these lines besides.
+    #[must_use]
+    pub fn with(mut self, lines: Vec<String>) -> Self {
+        self.0.extend(lines);
+        self
+    }
+
     /// That nothing came or went since `before`.
     ///
     /// # Errors
