@@ -21,7 +21,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Asks the routing table. A packet that leaves is asked for as the host's own before it had a device: the one it
-/// leaves through was chosen for another destination.
+/// leaves through was chosen for another destination. The kernel goes by that route again if it has to wait for the next
+/// hop's hardware address (`neigh_update`), so it is told no next hop then and looks for the route anew.
 #[inline(always)]
 pub fn ask<A: PacketFamily>(skb: &Skb, route: &mut Route<A>) -> Reached {
     // SAFETY: integers only, for which zero is a value.
@@ -35,9 +36,14 @@ pub fn ask<A: PacketFamily>(skb: &Skb, route: &mut Route<A>) -> Reached {
     // SAFETY: the question is whole and outlives the call.
     let answer = unsafe { bpf_fib_lookup(skb.context().cast(), &raw mut question, size, 0) };
     match answer as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+        BPF_FIB_LKUP_RET_SUCCESS => {
             route.device = question.ifindex;
             route.destination = A::next_hop(&question);
+            Reached::Device
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {
+            route.device = question.ifindex;
+            route.destination = if route.leaving == 0 { A::next_hop(&question) } else { A::UNSPECIFIED };
             Reached::Device
         }
         // Local, broadcast, and no route at all: in each case the stack knows best.

@@ -125,8 +125,11 @@ pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
         return if rewrite_for_client(env, work) { Verdict::ToHost } else { Verdict::Drop };
     }
     let way = onward::look_onward(env, work, work.outer.source, work.flow.client);
-    if !matches!(way, Onward::Out) {
-        return Verdict::Drop;
+    match way {
+        Onward::Out => (),
+        // The client is not this host: its route is gone.
+        Onward::Host => return drop(env, Counter::DroppedNoRoute),
+        Onward::Answered | Onward::Dropped => return Verdict::Drop,
     }
     if !onward::count_hop(env, &work.outer) || !rewrite_for_client(env, work) {
         return drop(env, Counter::DroppedRewrite);

@@ -2,7 +2,8 @@
 //!
 //! The module order is the order of the data: [`config`] (what the user said) -> [`watch`] and [`devices`] (what the
 //! cluster and the node say) -> [`reconcile`] (one loop around `proxy-core`'s decisions) -> [`dataplane`] and
-//! [`sockets`] (the kernel), with [`metrics`], [`health`] and [`control`] to look at it and [`cli`] to drive it.
+//! [`sockets`] (the kernel), with [`pods`] (what the CNI plugin did) beside them, and with [`metrics`], [`health`] and
+//! [`control`] to look at it and [`cli`] to drive it.
 //! Only `watch` knows Kubernetes types, only `dataplane` knows aya.
 
 pub mod config;
@@ -14,6 +15,8 @@ pub mod reconcile;
 
 pub mod dataplane;
 pub mod sockets;
+
+pub mod pods;
 
 pub mod control;
 pub mod health;

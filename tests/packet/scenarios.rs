@@ -32,7 +32,8 @@ fn run(site: &mut Site, scenarios: Vec<Scenario>, path: Translation) {
         println!("{}: {} failed, {:.1} s", scenario.name, failures.len(), start.elapsed().as_secs_f64());
         failed.extend(failures);
     }
-    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+    let losses = if failed.is_empty() { String::new() } else { site.losses() };
+    assert!(failed.is_empty(), "{} failed:\n{}\n{losses}", failed.len(), failed.join("\n"));
 }
 
 fn run_all(path: Translation) {

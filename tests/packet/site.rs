@@ -139,6 +139,15 @@ impl Site {
         serde_json::from_str(&self.run(host, &[words, &["-o", "json"]].concat())).unwrap()
     }
 
+    /// What was lost and dropped on the way so far, for whoever finds an answer missing.
+    pub(crate) fn losses(&self) -> String {
+        let drops = (1..=self.hosts.len()).map(|node| {
+            let status: Value = serde_json::from_str(&self.sheave(node, &["status", "-o", "json"])).unwrap();
+            format!("node{node}: {}\n", status["drops"])
+        });
+        drops.collect::<String>() + &self.topology.losses().unwrap()
+    }
+
     /// Runs a command of `sheave` on a node, counted from 1.
     pub(crate) fn sheave(&self, node: usize, words: &[&str]) -> String {
         self.run(&self.hosts[node - 1], words)

@@ -10,7 +10,7 @@ use sheave_tests::scenario::{Scenario, Translation, failures};
 use sheave_tests::server::Server;
 use sheave_tests::topology::Links;
 
-use crate::manifests::{cluster_ip, web};
+use crate::manifests::{FAMILIES, cluster_ip, web};
 use crate::site::{BY_PACKET, Site};
 
 /// How many packets from clients node 1 has translated.
@@ -85,5 +85,21 @@ fn the_hosts_own_loopback_stays_its_own() {
         }
         let closed = node.run(|| ask_tcp(SocketAddr::new(address, 9_998)));
         assert_eq!(closed.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+}
+
+/// The kernel keeps a packet while it looks for the next hop's hardware address, and sends it afterwards where the route
+/// said that it had as it left the socket: that was the Service's.
+#[test]
+fn the_hosts_first_datagram_waits_for_its_backends_hardware_address() {
+    let site = Site::new(Links::ETHERNET, BY_PACKET);
+    site.publish(&web(&["1a", "2a"]));
+    let node = site.place("node1");
+    for number in 0..10 {
+        for to in FAMILIES.map(cluster_ip) {
+            node.netns.ip("neigh flush all").unwrap();
+            let answer = node.run(|| ask_udp(&udp_socket(to)?, to));
+            answer.unwrap_or_else(|error| panic!("{to}, number {number}: {error}"));
+        }
     }
 }

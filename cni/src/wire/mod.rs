@@ -1,23 +1,40 @@
 //! A pod's network: the pair of devices, its addresses, routes and neighbours, the guard on it.
 //!
-//! Must not know where addresses come from.
+//! [`plan`] says which steps in which order, [`run`] makes and undoes them, [`kernel`] is what they do. Must not know
+//! where addresses come from.
+
+mod check;
+mod error;
+mod guard;
+mod kernel;
+#[cfg(test)]
+mod lab;
+mod message;
+mod netlink;
+mod netns;
+mod plan;
+mod removal;
+mod run;
+#[cfg(test)]
+mod sample;
+mod setting;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
-use thiserror::Error;
-
+pub use self::{
+    error::{Refusal, WireError},
+    plan::{GATEWAY4, GATEWAY6, gateway},
+};
+use self::{kernel::Kernel, netns::Namespace};
 use crate::{
     facts::Pins,
     record::{Attachment, NetnsId},
 };
 
-/// Why the wiring failed; it was undone.
-#[derive(Debug, Error)]
-pub enum WireError {
-    /// To be replaced.
-    #[error("the wiring is not built yet")]
-    Nothing,
-}
+/// Marks every route of ours (`rtm_protocol`, linux/rtnetlink.h): a number that no program is known to use.
+pub const SHEAVE_PROTOCOL: u8 = 158;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,24 +47,51 @@ pub struct Wired {
 ///
 /// # Errors
 /// It exists and cannot be entered.
-pub fn identify(_netns: &Path) -> Result<Option<NetnsId>, WireError> {
-    Err(WireError::Nothing)
+pub fn identify(netns: &Path) -> Result<Option<NetnsId>, WireError> {
+    Ok(Namespace::open(netns)?.map(|namespace| namespace.id))
 }
 
-/// Wires. On failure everything is undone in reverse.
+/// Wires. On failure everything is undone in reverse. What an earlier attempt for the same attachment left behind, such
+/// as one that was killed, is removed first.
 ///
 /// # Errors
 /// See [`WireError`]; among them that the interface exists already.
-pub fn connect(_attachment: &Attachment, _pins: &Pins) -> Result<Wired, WireError> {
-    Err(WireError::Nothing)
+pub fn connect(attachment: &Attachment, pins: &Pins) -> Result<Wired, WireError> {
+    let namespace = open(attachment)?;
+    match wire(attachment, &namespace, pins) {
+        Err(WireError::Exists { .. }) if removal::remains(attachment)? => {
+            removal::disconnect(attachment, Some(pins))?;
+            wire(attachment, &namespace, pins)
+        }
+        other => other,
+    }
+}
+
+fn open(attachment: &Attachment) -> Result<Namespace, WireError> {
+    let path = &attachment.netns_path;
+    let namespace = Namespace::open(path)?.ok_or_else(|| WireError::Gone(path.clone()))?;
+    if namespace.id != attachment.netns {
+        return Err(WireError::OtherNamespace(path.clone()));
+    }
+    if proxy_kernel::netns_cookie().is_ok_and(|own| own == namespace.id.cookie) {
+        return Err(WireError::OwnNamespace(path.clone()));
+    }
+    Ok(namespace)
+}
+
+fn wire(attachment: &Attachment, namespace: &Namespace, pins: &Pins) -> Result<Wired, WireError> {
+    let steps = plan::plan(attachment, pins.tcx)?;
+    let mut kernel = Kernel::open(namespace, pins)?;
+    run::run(&steps, &mut kernel)?;
+    Ok(Wired { host_index: kernel.host_index })
 }
 
 /// Removes whatever exists of it, from the host's side; the pod's end goes with the host's.
 ///
 /// # Errors
 /// Something exists and cannot be removed.
-pub fn disconnect(_attachment: &Attachment, _pins: Option<&Pins>) -> Result<(), WireError> {
-    Err(WireError::Nothing)
+pub fn disconnect(attachment: &Attachment, pins: Option<&Pins>) -> Result<(), WireError> {
+    removal::disconnect(attachment, pins)
 }
 
 /// What differs from how it was wired, a sentence each; a MAC address, sysctl or route that a later plugin of the chain
@@ -55,6 +99,6 @@ pub fn disconnect(_attachment: &Attachment, _pins: Option<&Pins>) -> Result<(), 
 ///
 /// # Errors
 /// It cannot be looked at.
-pub fn check(_attachment: &Attachment, _pins: &Pins) -> Result<Vec<String>, WireError> {
-    Err(WireError::Nothing)
+pub fn check(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>, WireError> {
+    check::check(attachment, pins)
 }

@@ -8,8 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use super::types::{DesiredService, FrontendKey, FrontendKind};
-use crate::model::{ObjectName, ServiceObject};
+use super::{
+    subject::Subject,
+    types::{DesiredService, FrontendKey, FrontendKind},
+};
+use crate::model::ObjectName;
 
 /// What a Service claims, sorted by key; each key once.
 type KeyClaims = Box<[(FrontendKey, FrontendKind)]>;
@@ -43,16 +46,12 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Replaces what `service` claims by the frontends of `desired`. Returns the Services whose result this may
+    /// Replaces what `subject` claims by the frontends of `desired`. Returns the Services whose result this may
     /// change, besides itself: every claimant of a key that has another owner now.
-    pub(super) fn replace(
-        &mut self,
-        service: &ServiceObject,
-        desired: &DesiredService,
-    ) -> BTreeSet<ObjectName> {
-        let claimant =
-            Arc::new(Claimant { created: service.created.unwrap_or(i64::MAX), name: service.name.clone() });
-        self.exchange(&service.name, Some((claimant, key_claims(desired))))
+    pub(super) fn replace(&mut self, subject: Subject<'_>, desired: &DesiredService) -> BTreeSet<ObjectName> {
+        let created = subject.created().unwrap_or(i64::MAX);
+        let claimant = Arc::new(Claimant { created, name: subject.name().clone() });
+        self.exchange(subject.name(), Some((claimant, key_claims(desired))))
     }
 
     /// Removes all claims of a Service. Returns what [`Claims::replace`] returns.

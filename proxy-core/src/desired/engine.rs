@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     claims::Claims,
     node::NodeView,
-    service::{conflict, desired_service},
     settings::Settings,
+    subject::Subject,
     types::{DesiredService, Frontend, Warning},
 };
-use crate::model::{Event, ObjectName, ServiceObject, Source, Store};
+use crate::model::{Event, ObjectName, Source, Store};
 
 /// Desired state of the whole node.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Engine {
     settings: Settings,
     store: Store,
     claims: Claims,
-    /// As of the last refresh; Services without a warning are not in it.
+    /// As of the last refresh; what has no warning is not in it.
     warnings: BTreeMap<ObjectName, Vec<Warning>>,
     node_warnings: Vec<Warning>,
 }
@@ -46,8 +46,8 @@ impl Engine {
         self.store.is_listed(sources)
     }
 
-    /// The desired state of every Service whose result may have changed since the last call: `None` if it is gone (or
-    /// is not ours any more).
+    /// The desired state of every Service and pod with host ports whose result may have changed since the last call:
+    /// `None` if it is gone (or is not ours any more).
     ///
     /// When a frontend passes from one Service to another, both are in the same result, so that the caller can hand it
     /// over without a gap. Costs in proportion to the Services that changed.
@@ -56,16 +56,18 @@ impl Engine {
         let mut affected = BTreeSet::new();
         let mut alone: BTreeMap<ObjectName, Option<DesiredService>> = BTreeMap::new();
         for name in self.store.take_dirty() {
-            let desired = self.store.service(&name).map(|service| self.alone(service, &node));
-            affected.extend(match self.store.service(&name).zip(desired.as_ref()) {
-                Some((service, desired)) => self.claims.replace(service, desired),
+            let subject = Subject::find(&self.store, &name);
+            let desired = subject.map(|subject| subject.alone(&self.store, &node));
+            affected.extend(match subject.zip(desired.as_ref()) {
+                Some((subject, desired)) => self.claims.replace(subject, desired),
                 None => self.claims.remove(&name),
             });
             alone.insert(name, desired);
         }
         affected.retain(|name| !alone.contains_key(name));
         for name in affected {
-            let desired = self.store.service(&name).map(|service| self.alone(service, &node));
+            let subject = Subject::find(&self.store, &name);
+            let desired = subject.map(|subject| subject.alone(&self.store, &node));
             alone.insert(name, desired);
         }
         let settled: BTreeMap<_, _> =
@@ -76,20 +78,20 @@ impl Engine {
         settled
     }
 
-    /// The desired state of every Service, computed from nothing but the model: what all results of
+    /// The desired state of every Service and pod with host ports, computed from nothing but the model: what all results of
     /// [`Engine::refresh`] add up to. Costs in proportion to the cluster.
     pub fn all(&self) -> BTreeMap<ObjectName, DesiredService> {
         let (node, _) = NodeView::new(&self.settings, self.store.node(), self.store.addresses());
         let mut claims = Claims::default();
         let mut results = BTreeMap::new();
-        for service in self.store.services() {
-            let desired = self.alone(service, &node);
-            claims.replace(service, &desired);
-            results.insert(service.name.clone(), desired);
+        for subject in Subject::all(&self.store) {
+            let desired = subject.alone(&self.store, &node);
+            claims.replace(subject, &desired);
+            results.insert(subject.name().clone(), desired);
         }
-        for service in self.store.services() {
-            if let Some(desired) = results.get_mut(&service.name) {
-                yield_conflicts(service, desired, &claims);
+        for subject in Subject::all(&self.store) {
+            if let Some(desired) = results.get_mut(subject.name()) {
+                yield_conflicts(subject, desired, &claims, &self.store);
             }
         }
         results
@@ -98,6 +100,11 @@ impl Engine {
     /// What is wrong as of the last [`Engine::refresh`]: with the Node, then Service by Service.
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
         self.node_warnings.iter().chain(self.warnings.values().flatten())
+    }
+
+    /// What is wrong with one object, as of the last [`Engine::refresh`].
+    pub fn warnings_of(&self, name: &ObjectName) -> &[Warning] {
+        self.warnings.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// What the API says.
@@ -116,17 +123,13 @@ impl Engine {
         node
     }
 
-    fn alone(&self, service: &ServiceObject, node: &NodeView) -> DesiredService {
-        desired_service(service, self.store.slices_of(&service.name), node)
-    }
-
     fn settled(
         &self,
         name: ObjectName,
         mut desired: Option<DesiredService>,
     ) -> (ObjectName, Option<DesiredService>) {
-        if let Some((service, desired)) = self.store.service(&name).zip(desired.as_mut()) {
-            yield_conflicts(service, desired, &self.claims);
+        if let Some((subject, desired)) = Subject::find(&self.store, &name).zip(desired.as_mut()) {
+            yield_conflicts(subject, desired, &self.claims, &self.store);
         }
         (name, desired)
     }
@@ -139,14 +142,15 @@ impl Engine {
     }
 }
 
-/// Takes the frontends that another Service owns out of `desired`, with a warning for each field that lost.
-fn yield_conflicts(service: &ServiceObject, desired: &mut DesiredService, claims: &Claims) {
+/// Takes the frontends that somebody else owns out of `desired`, with a warning for each field that lost.
+fn yield_conflicts(subject: Subject<'_>, desired: &mut DesiredService, claims: &Claims, store: &Store) {
     let mut lost = BTreeSet::new();
     for port in &mut desired.ports {
         let name = &port.name.port_name;
         let mut keeps = |frontend: &Frontend| match claims.owner(&frontend.key) {
-            Some(owner) if *owner != service.name => {
-                lost.insert(conflict(service, name, frontend, &format!("Service {owner}")));
+            Some(owner) if owner != subject.name() => {
+                let owner = Subject::find(store, owner).map_or_else(|| owner.to_string(), Subject::describe);
+                lost.insert(subject.conflict(name, frontend, &owner));
                 false
             }
             _ => true,

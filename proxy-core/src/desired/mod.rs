@@ -16,6 +16,7 @@
 //!   but an entry that cannot be read never opens anything (`source_range.rs`).
 //! - Copies of an endpoint that disagree: the local one, then the most usable one (`endpoint.rs`).
 //! - NodePorts on loopback addresses are not subject to [`NodePortAddresses`].
+//! - Host ports of this node's pods are frontends like a Service's; every Service goes before them (`host_port.rs`).
 //! - One owner for one address, port, protocol and scope: by kind ([`FrontendKind`]), then age, then name; between ports
 //!   of one Service the first (`claims.rs`, `frontend.rs`).
 
@@ -28,12 +29,14 @@ mod engine;
 mod field;
 mod frontend;
 mod health;
+mod host_port;
 mod node;
 mod row;
 mod service;
 mod settings;
 mod source_range;
 mod spec;
+mod subject;
 mod types;
 
 pub use engine::Engine;

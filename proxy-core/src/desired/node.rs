@@ -21,6 +21,8 @@ pub struct NodeView {
     pub zone: Option<String>,
     /// The addresses that serve NodePorts, loopback not among them; `None` if nobody has told any.
     pub addresses: Option<BTreeSet<IpAddr>>,
+    /// The addresses that serve host ports: those that are known, whichever of them serve NodePorts.
+    pub host_addresses: BTreeSet<IpAddr>,
 }
 
 impl NodeView {
@@ -35,21 +37,29 @@ impl NodeView {
     ) -> (Self, Vec<Warning>) {
         let mut warnings = Vec::new();
         let mut addresses = node.map_or_else(BTreeSet::new, |node| status_addresses(node, &mut warnings));
+        let on_devices = devices.iter().map(IpAddr::to_canonical);
+        let on_devices: BTreeSet<IpAddr> =
+            on_devices.filter(|address| special_class(*address).is_none()).collect();
+        let host_addresses = &addresses | &on_devices;
         if settings.node_port_addresses == NodePortAddresses::Primary {
             addresses.clear();
         }
-        addresses.extend(
-            devices.iter().map(IpAddr::to_canonical).filter(|address| special_class(*address).is_none()),
-        );
+        addresses.extend(on_devices);
         addresses.retain(|address| settings.node_port_addresses.admits(*address));
         let known = node.is_some() || !devices.is_empty();
         let zone = node.and_then(|node| node.zone.clone()).filter(|zone| !zone.is_empty());
-        (Self { name: settings.node_name.clone(), zone, addresses: known.then_some(addresses) }, warnings)
+        let name = settings.node_name.clone();
+        (Self { name, zone, addresses: known.then_some(addresses), host_addresses }, warnings)
     }
 
     /// The addresses of one family.
     pub(super) fn addresses_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().flatten().copied().filter(move |address| Family::of(*address) == family)
+    }
+
+    /// The addresses of one family that serve host ports.
+    pub(super) fn host_addresses_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        self.host_addresses.iter().copied().filter(move |address| Family::of(*address) == family)
     }
 
     /// Whether `nodeName` of an endpoint is this node.

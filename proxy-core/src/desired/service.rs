@@ -94,7 +94,10 @@ pub(super) fn conflict(
     let (port, protocol) = (frontend.key.port, frontend.key.protocol);
     let (what, remedy) = match frontend.kind {
         FrontendKind::NodePort => (format!("node port {port}/{protocol}"), "choose another node port"),
-        FrontendKind::ClusterIp | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
+        FrontendKind::ClusterIp
+        | FrontendKind::LoadBalancer
+        | FrontendKind::ExternalIp
+        | FrontendKind::HostPort => {
             let address = SocketAddr::new(frontend.key.address, port);
             (format!("{address}/{protocol}"), "choose another address or port")
         }
@@ -122,6 +125,8 @@ fn field_of(service: &ServiceObject, port_name: &str, frontend: &Frontend) -> St
             let index = service.ingress.iter().position(|ingress| is_it(&ingress.ip));
             ("status.loadBalancer.ingress", index, ".ip")
         }
+        // A Service has none; for completeness.
+        FrontendKind::HostPort => ("spec.ports", None, ""),
         FrontendKind::NodePort => {
             let is_port = |port: &crate::model::PortObject| {
                 port.name == port_name && port.node_port == i32::from(frontend.key.port)

@@ -43,7 +43,7 @@ pub struct ServicePortName {
     pub protocol: Protocol,
 }
 
-/// How a frontend came to be. The order is the precedence when two Services claim one address and port.
+/// How a frontend came to be. The order is the precedence when two claim one address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
@@ -54,6 +54,8 @@ pub enum FrontendKind {
     LoadBalancer,
     /// `spec.externalIPs`.
     ExternalIp,
+    /// `hostPort` of a pod on this node.
+    HostPort,
 }
 
 /// What identifies a frontend in the kernel.
@@ -173,7 +175,7 @@ pub struct DesiredService {
 /// Something in an object that was ignored or overruled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Warning {
-    /// `Service` or `EndpointSlice` or `Node`.
+    /// `Service`, `EndpointSlice`, `Node` or `Pod`.
     pub kind: &'static str,
     /// The object.
     pub object: ObjectName,
@@ -208,6 +210,7 @@ impl FrontendKind {
             Self::NodePort => "NodePort",
             Self::LoadBalancer => "LoadBalancer",
             Self::ExternalIp => "ExternalIP",
+            Self::HostPort => "HostPort",
         }
     }
 }

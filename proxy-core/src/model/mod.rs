@@ -7,8 +7,8 @@ mod object;
 mod store;
 
 pub use object::{
-    EndpointObject, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject,
-    SliceObject, SlicePort,
+    EndpointObject, HostPort, HostPortsObject, IngressObject, NodeAddress, NodeObject, ObjectName,
+    PortObject, ServiceObject, SliceObject, SlicePort,
 };
 pub use store::{Counts, Event, Source, Store};
 

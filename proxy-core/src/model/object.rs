@@ -2,6 +2,10 @@
 //!
 //! Must not judge a field.
 
+use std::net::IpAddr;
+
+use proxy_common::Protocol;
+
 /// Namespace and name of an object; a Node has an empty namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ObjectName {
@@ -134,6 +138,41 @@ pub struct EndpointObject {
     pub for_zones: Vec<String>,
     /// `hints.forNodes`.
     pub for_nodes: Vec<String>,
+}
+
+/// The host ports of a pod on this node, as its network attachment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPortsObject {
+    /// Whose they are: see [`HostPortsObject::name_of`].
+    pub name: ObjectName,
+    /// The pod, for people: two attachments may be of pods of one name, while the old one ends.
+    pub pod: ObjectName,
+    /// Seconds since 1970 of the attachment; the older of two that claim one port wins.
+    pub created: i64,
+    /// The pod's addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The ports.
+    pub ports: Vec<HostPort>,
+}
+
+impl HostPortsObject {
+    /// `pod@attachment` in the pod's namespace: no Service can have such a name.
+    pub fn name_of(pod: &ObjectName, attachment: impl std::fmt::Display) -> ObjectName {
+        ObjectName::new(pod.namespace.clone(), format!("{}@{attachment}", pod.name))
+    }
+}
+
+/// A port of the host that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Which address of the host; `None`: all of them.
+    pub host_ip: Option<IpAddr>,
+    /// On the host.
+    pub host_port: u16,
+    /// In the pod.
+    pub container_port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
 }
 
 /// A Node: the one the agent runs on.

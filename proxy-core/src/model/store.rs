@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::object::{NodeObject, ObjectName, ServiceObject, SliceObject};
+use super::object::{HostPortsObject, NodeObject, ObjectName, ServiceObject, SliceObject};
 
 /// One kind of object with a list of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +20,8 @@ pub enum Source {
     Node,
     /// Addresses of the node's network devices.
     Addresses,
+    /// Host ports of this node's pods; only where pods are wired by us.
+    HostPorts,
 }
 
 /// A change. `...Listed` carries a complete list: what it does not name is gone.
@@ -41,6 +43,8 @@ pub enum Event {
     Node(Option<NodeObject>),
     /// The addresses of the node's devices that NodePorts are served on.
     Addresses(BTreeSet<IpAddr>),
+    /// All pods of this node with host ports.
+    HostPortsListed(Vec<HostPortsObject>),
 }
 
 /// The model. Cost of an event is proportional to the event.
@@ -56,6 +60,7 @@ pub struct Store {
     by_service: BTreeMap<ObjectName, Vec<ObjectName>>,
     node: Option<NodeObject>,
     addresses: BTreeSet<IpAddr>,
+    host_ports: BTreeMap<ObjectName, HostPortsObject>,
     listed: BTreeSet<Source>,
     dirty: BTreeSet<ObjectName>,
 }
@@ -92,6 +97,7 @@ impl Store {
             Event::SlicesListed(slices) => self.list_slices(slices),
             Event::Node(node) => self.set_node(node),
             Event::Addresses(addresses) => self.set_addresses(addresses),
+            Event::HostPortsListed(objects) => self.list_host_ports(objects),
         }
     }
 
@@ -105,9 +111,14 @@ impl Store {
         sources.iter().all(|source| self.listed(*source))
     }
 
-    /// The Services touched since the last call, deleted ones included.
+    /// The Services and pods with host ports touched since the last call, deleted ones included.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Whether this one was touched since the last [`Store::take_dirty`].
+    pub fn is_dirty(&self, name: &ObjectName) -> bool {
+        self.dirty.contains(name)
     }
 
     /// Every Service, by name.
@@ -128,6 +139,16 @@ impl Store {
             .flatten()
             .filter_map(|name| self.slices.get(name))
             .map(Box::as_ref)
+    }
+
+    /// Every pod with host ports, by name of the object.
+    pub fn host_ports(&self) -> impl Iterator<Item = &HostPortsObject> {
+        self.host_ports.values()
+    }
+
+    /// One pod with host ports.
+    pub fn host_ports_of(&self, name: &ObjectName) -> Option<&HostPortsObject> {
+        self.host_ports.get(name)
     }
 
     /// The agent's Node, if known.
@@ -219,6 +240,16 @@ impl Store {
         self.listed.insert(Source::Slices);
     }
 
+    fn list_host_ports(&mut self, objects: Vec<HostPortsObject>) {
+        let last: BTreeMap<ObjectName, _> =
+            objects.into_iter().map(|object| (object.name.clone(), object)).collect();
+        let before = std::mem::replace(&mut self.host_ports, last);
+        let names: BTreeSet<&ObjectName> = before.keys().chain(self.host_ports.keys()).collect();
+        let differs = |name: &&ObjectName| before.get(*name) != self.host_ports.get(*name);
+        self.dirty.extend(names.into_iter().filter(differs).cloned());
+        self.listed.insert(Source::HostPorts);
+    }
+
     fn set_node(&mut self, node: Option<NodeObject>) {
         self.listed.insert(Source::Node);
         if self.node == node {
@@ -229,6 +260,7 @@ impl Store {
         self.node = node;
         // Any endpoint may carry a zone hint; apart from those, a Node's addresses are all that matters of it.
         self.touch_where(|service| zone_changed || has_node_port(service));
+        self.touch_host_ports();
     }
 
     fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
@@ -236,6 +268,7 @@ impl Store {
         if self.addresses != addresses {
             self.addresses = addresses;
             self.touch_where(has_node_port);
+            self.touch_host_ports();
         }
     }
 
@@ -244,6 +277,10 @@ impl Store {
         if self.services.contains_key(service) {
             self.dirty.insert(service.clone());
         }
+    }
+
+    fn touch_host_ports(&mut self) {
+        self.dirty.extend(self.host_ports.keys().cloned());
     }
 
     fn touch_where(&mut self, affected: impl Fn(&ServiceObject) -> bool) {

@@ -201,6 +201,7 @@ fn object_of(event: &Event) -> String {
         Event::SlicesListed(_) => "slices".into(),
         Event::Node(_) => "node".into(),
         Event::Addresses(_) => "addresses".into(),
+        Event::HostPortsListed(_) => "host ports".into(),
     }
 }
 

@@ -84,6 +84,8 @@ impl World {
             Event::SlicesListed(all) => self.slices = all.into_iter().map(|s| (s.name.clone(), s)).collect(),
             Event::Node(node) => self.node = node,
             Event::Addresses(addresses) => self.addresses = addresses,
+            // The reference is of Services alone.
+            Event::HostPortsListed(_) => {}
         }
     }
 }

@@ -8,6 +8,7 @@ mod agent;
 mod cleanup;
 mod device_keeper;
 mod flows;
+mod install_cni;
 mod keeper;
 mod local_ports;
 mod logging;
@@ -33,6 +34,7 @@ use crate::{
     config::{AgentFlags, ConfigError, DEFAULT_PIN_DIR, DEFAULT_RUN_DIR},
     control::{ClientError, ServerError},
     dataplane::{self, InspectError, LockError, OpenError, ProbeClient, ProbeError, ReadError, SwitchError},
+    pods::install::InstallError,
     reconcile::SyncError,
     watch::WatchError,
 };
@@ -80,6 +82,10 @@ enum Command {
     Monitor(View),
     /// Remove every program, map and pin from this node
     Cleanup(Paths),
+    /// Put the CNI plugin and its network configuration onto this node, as soon as the agent can serve pods
+    InstallCni(install_cni::InstallArgs),
+    /// Remove the CNI plugin and its network configuration from this node
+    UninstallCni(install_cni::PlaceArgs),
     /// Print what a node would do with a set of manifests; needs no kernel, no agent and no root
     Render(render::RenderArgs),
     /// Show versions
@@ -197,6 +203,8 @@ enum CliError {
     #[error(transparent)]
     Control(#[from] ServerError),
     #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -229,6 +237,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::SocketLb { command } => socket_lb::run(&command),
         Command::Monitor(view) => monitor::run(&view),
         Command::Cleanup(paths) => cleanup::run(&paths),
+        Command::InstallCni(args) => install_cni::install(&args),
+        Command::UninstallCni(place) => install_cni::uninstall(&place),
         Command::Render(args) => render::run(&args),
         Command::Version(output) => show::version(output),
         Command::Completion { shell } => completion(shell),

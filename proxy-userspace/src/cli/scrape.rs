@@ -115,6 +115,7 @@ fn source_name(source: Source) -> &'static str {
         Source::Slices => "endpointslices",
         Source::Node => "node",
         Source::Addresses => "addresses",
+        Source::HostPorts => "host_ports",
     }
 }
 

@@ -273,6 +273,7 @@ fn kind_name(kind: FrontendKind) -> &'static str {
         FrontendKind::NodePort => "NodePort",
         FrontendKind::LoadBalancer => "LoadBalancer",
         FrontendKind::ExternalIp => "ExternalIP",
+        FrontendKind::HostPort => "HostPort",
     }
 }
 

@@ -5,7 +5,11 @@
 use std::{future, sync::Arc, time::Duration};
 
 use proxy_common::TranslatedSocket;
-use proxy_core::{desired::Warning, diff::Epoch, model};
+use proxy_core::{
+    desired::Warning,
+    diff::Epoch,
+    model::{self, ObjectName},
+};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{self, JoinHandle},
@@ -38,6 +42,13 @@ pub enum Event {
 pub enum Question {
     /// Whose the frontends are.
     FrontendNames(oneshot::Sender<FrontendNames>),
+    /// What became of a pod's host ports; answered when they are written.
+    HostPorts {
+        /// The object's name.
+        name: ObjectName,
+        /// Takes why not all of them are served, if so.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// Which sockets have to go.
     Stranded {
         /// What the data plane listed just now.
@@ -88,6 +99,8 @@ pub struct Loop<M> {
     audit_due: Option<Instant>,
     /// When changes arrived that are not yet written: at most [`MEASURED`].
     received: Vec<Instant>,
+    /// Who waits for host ports to be written.
+    waiting: Vec<(ObjectName, oneshot::Sender<Result<(), String>>)>,
 }
 
 impl<M: LbMaps> Loop<M> {
@@ -103,6 +116,7 @@ impl<M: LbMaps> Loop<M> {
             wants_grace: false,
             audit_due: None,
             received: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -160,9 +174,10 @@ impl<M: LbMaps> Loop<M> {
     }
 
     /// An asker that is gone needs no answer.
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         match question {
             Question::FrontendNames(answer) => drop(answer.send(self.reconciler.frontend_names())),
+            Question::HostPorts { name, answer } => self.waiting.push((name, answer)),
             Question::Stranded { sockets, answer } => {
                 drop(answer.send(self.reconciler.stranded(sockets)));
             }
@@ -177,12 +192,24 @@ impl<M: LbMaps> Loop<M> {
         if self.audit_due.is_some_and(|due| due <= now) && self.pace.due().is_none() {
             self.audit();
         }
+        self.tell_waiting();
         for warning in self.reconciler.take_warnings() {
             self.warn(&warning);
         }
         self.start_grace();
         if self.reconciler.take_udp_left() {
             self.settings.left.notify_one();
+        }
+    }
+
+    /// Answers those whose host ports are written, and forgets who waits no more.
+    fn tell_waiting(&mut self) {
+        for (name, answer) in std::mem::take(&mut self.waiting) {
+            match self.reconciler.host_ports(&name) {
+                Some(outcome) => drop(answer.send(outcome)),
+                None if answer.is_closed() => {}
+                None => self.waiting.push((name, answer)),
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Nothing is written or removed before each of these has told everything once.
+/// Nothing is written or removed before each of these, and those of [`Reconciler::needing`], has told everything once.
 const NEEDED: [Source; 4] = [Source::Services, Source::Slices, Source::Node, Source::Addresses];
 
 /// When so many Services in a row cannot be written, it is not the Services.
@@ -75,6 +75,7 @@ fn chain(error: &dyn Error) -> String {
 /// What is wanted and what is realised.
 pub struct Reconciler<M> {
     engine: Engine,
+    needed: Vec<Source>,
     planner: Planner,
     maps: M,
     ledger: Ledger,
@@ -122,6 +123,7 @@ impl<M: LbMaps> Reconciler<M> {
         }
         Ok(Self {
             engine: Engine::new(settings),
+            needed: NEEDED.to_vec(),
             planner,
             ledger: Ledger::restore(&dump),
             maps,
@@ -139,6 +141,30 @@ impl<M: LbMaps> Reconciler<M> {
         })
     }
 
+    /// Nothing is written or removed before `source` has told everything either.
+    #[must_use]
+    pub fn needing(mut self, source: Source) -> Self {
+        self.needed.push(source);
+        self
+    }
+
+    /// What became of the host ports of a pod, an object of this name: `None` while they are not written.
+    ///
+    /// # Errors
+    /// Not all of them are served, says a sentence for people.
+    pub fn host_ports(&self, name: &ObjectName) -> Option<Result<(), String>> {
+        let store = self.engine.store();
+        if self.full_due || store.is_dirty(name) || self.pending.contains_key(name) {
+            return None;
+        }
+        if store.host_ports_of(name).is_none() {
+            return Some(Err(format!("no attachment of {name} is remembered")));
+        }
+        let refused = self.refused.get(name).map(|(_, refusal)| refusal.to_string());
+        let warned = || self.engine.warnings_of(name).first().map(|warning| warning.message.clone());
+        Some(refused.or_else(warned).map_or(Ok(()), Err))
+    }
+
     /// Takes in a change; writes nothing.
     pub fn handle(&mut self, event: model::Event) {
         if let model::Event::Node(node) = &event {
@@ -153,7 +179,7 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Whether every source has told everything once.
     pub fn is_complete(&self) -> bool {
-        self.engine.is_complete(&NEEDED)
+        self.engine.is_complete(&self.needed)
     }
 
     /// Whether everything was planned and written once.
@@ -405,8 +431,10 @@ impl<M: LbMaps> Reconciler<M> {
 
     fn report(&mut self) {
         let served = self.frontends.iter().filter(|(name, _)| !self.refused.contains_key(*name));
-        let (services, frontends) =
-            served.fold((0, 0), |(services, all), (_, frontends)| (services + 1, all + frontends));
+        let is_service = |name| usize::from(self.engine.store().service(name).is_some());
+        let (services, frontends) = served.fold((0, 0), |(services, all), (name, frontends)| {
+            (services + is_service(name), all + frontends)
+        });
         self.metrics.services.set(gauge(services));
         self.metrics.frontends.set(gauge(frontends));
         self.metrics.backends.set(gauge(self.ledger.len()));

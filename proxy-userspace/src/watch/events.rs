@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use k8s_openapi::{
     api::{
-        core::v1::{Node, ObjectReference, Service},
+        core::v1::{Node, ObjectReference, Pod, Service},
         discovery::v1::EndpointSlice,
         events::v1::Event,
     },
@@ -124,6 +124,7 @@ async fn reference(client: Client, warning: &Warning) -> ObjectReference {
     let resource = match warning.kind {
         "EndpointSlice" => ApiResource::erase::<EndpointSlice>(&()),
         "Node" => ApiResource::erase::<Node>(&()),
+        "Pod" => ApiResource::erase::<Pod>(&()),
         _ => ApiResource::erase::<Service>(&()),
     };
     let namespace = Some(warning.object.namespace.clone()).filter(|namespace| !namespace.is_empty());

@@ -14,6 +14,7 @@ use proxy_core::model::Event;
 use tokio::sync::mpsc;
 
 pub use events::{EventPublisher, EventSink, event_sink};
+pub(crate) use manifests::Bell;
 pub use status::{SourceStatus, WatchStatus};
 
 /// Where Services, EndpointSlices and the Node come from.

@@ -14,6 +14,7 @@ mod place;
 mod wiring;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::atomic::AtomicU16;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -149,6 +150,21 @@ impl Topology {
         Ok(())
     }
 
+    /// What the kernel of each place counted of datagrams so far, and what it lost: a line for each place.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn losses(&self) -> Result<String> {
+        let losses = |place: &Place| -> Result<String> {
+            let counters = place.run(|| fs::read_to_string("/proc/thread-self/net/snmp6"))?;
+            let udp = place.run(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
+            let udp = udp.lines().filter(|line| line.starts_with("Udp:")).nth(1).unwrap_or_default();
+            let lost: Vec<&str> = counters.lines().filter(|line| is_loss(line)).collect();
+            Ok(format!("{}: {udp}; {}\n", place.name, lost.join(", ")))
+        };
+        self.places().map(losses).collect()
+    }
+
     /// Gives a node a second link with the router, by which everything to elsewhere leaves; what comes goes on to come
     /// by the first.
     ///
@@ -193,6 +209,13 @@ impl Topology {
         self.domain.join_thread()?;
         result
     }
+}
+
+/// A line of `/proc/net/snmp6` that counts something lost, and counted.
+fn is_loss(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let (name, count) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    ["Error", "Discard", "NoRoute", "NoPorts"].iter().any(|part| name.contains(part)) && count != "0"
 }
 
 /// Node, index on it and letter of each pod.

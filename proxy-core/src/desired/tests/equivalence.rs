@@ -1,13 +1,14 @@
 //! Whatever the order and grouping of events: refreshes add up to what the model says from scratch.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proptest::prelude::*;
+use proxy_common::Protocol;
 
 use super::{config, objects::*};
 use crate::{
     desired::{DesiredService, Engine},
-    model::{Event, ObjectName, ServiceObject, SliceObject},
+    model::{Event, HostPort, HostPortsObject, ObjectName, ServiceObject, SliceObject},
 };
 
 fn any_service() -> impl Strategy<Value = ServiceObject> {
@@ -40,6 +41,23 @@ fn any_slice() -> impl Strategy<Value = SliceObject> {
     )
 }
 
+fn any_host_ports() -> impl Strategy<Value = HostPortsObject> {
+    // Port 80 of 203.0.113.x is what Services want too; 30000 may be a NodePort.
+    let number = prop_oneof![Just(80), Just(30_000), Just(8080)];
+    let host_ip = proptest::option::of((0..3_u8).prop_map(|last| Ipv4Addr::new(203, 0, 113, last).into()));
+    let ports = proptest::collection::vec((host_ip, number, 1..3_u16), 0..3);
+    (0..4_u8, 0..3_i64, ports).prop_map(|(index, created, ports)| {
+        let port = |(host_ip, host_port, container_port)| HostPort {
+            host_ip,
+            host_port,
+            container_port,
+            protocol: Protocol::Tcp,
+        };
+        let ports = ports.into_iter().map(port).collect();
+        HostPortsObject { created, ports, ..host_ports(&format!("p{index}"), &["10.1.0.9", "fd01::9"]) }
+    })
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let named = |letter: char| (0..6_u8).prop_map(move |index| name(&format!("{letter}{index}")));
     let addresses = || proptest::collection::vec(0..4_u8, 0..3);
@@ -50,12 +68,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => named('e').prop_map(Event::SliceDeleted),
         1 => proptest::collection::vec(any_service(), 0..4).prop_map(Event::ServicesListed),
         1 => proptest::collection::vec(any_slice(), 0..4).prop_map(Event::SlicesListed),
+        4 => proptest::collection::vec(any_host_ports(), 0..3).prop_map(Event::HostPortsListed),
         1 => proptest::option::of(addresses()).prop_map(|last| Event::Node(last.map(|last| {
             let texts: Vec<String> = last.iter().map(|last| format!("203.0.113.{last}")).collect();
             node(&texts.iter().map(String::as_str).collect::<Vec<_>>())
         }))),
         1 => addresses().prop_map(|last| Event::Addresses(
-            last.iter().map(|last| std::net::Ipv4Addr::new(203, 0, 113, *last).into()).collect(),
+            last.iter().map(|last| Ipv4Addr::new(203, 0, 113, *last).into()).collect(),
         )),
     ]
 }
@@ -80,6 +99,7 @@ fn relisted(engine: &Engine) -> Engine {
     let slices = names.flat_map(|name| store.slices_of(&name).cloned().collect::<Vec<_>>()).collect();
     let mut fresh = Engine::new(settings());
     fresh.handle(Event::Addresses(store.addresses().clone()));
+    fresh.handle(Event::HostPortsListed(store.host_ports().cloned().collect()));
     fresh.handle(Event::SlicesListed(slices));
     fresh.handle(Event::Node(store.node().cloned()));
     fresh.handle(Event::ServicesListed(services));

@@ -5,6 +5,7 @@
 mod categorize;
 mod conflicts;
 mod equivalence;
+mod host_ports;
 mod malformed;
 mod objects;
 mod services;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use proxy_common::Protocol;
+
 use crate::{
     desired::{DesiredService, NodeView, Settings, desired_service},
     model::{
-        EndpointObject, Event, IngressObject, NodeAddress, NodeObject, ObjectName, PortObject, ServiceObject,
-        SliceObject, SlicePort,
+        EndpointObject, Event, HostPort, HostPortsObject, IngressObject, NodeAddress, NodeObject, ObjectName,
+        PortObject, ServiceObject, SliceObject, SlicePort,
     },
 };
 
@@ -89,6 +91,24 @@ pub(super) fn conditions(
 
 pub(super) fn draining(address: &str, node: &str) -> EndpointObject {
     conditions(endpoint(address, node), false, true, true)
+}
+
+/// A pod without host ports yet.
+pub(super) fn host_ports(pod: &str, addresses: &[&str]) -> HostPortsObject {
+    let pod = name(pod);
+    HostPortsObject {
+        name: HostPortsObject::name_of(&pod, "c1"),
+        pod,
+        created: 0,
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ports: Vec::new(),
+    }
+}
+
+/// A TCP port; without `host_ip` on every address.
+pub(super) fn host_port(host_ip: &str, number: u16, container_port: u16) -> HostPort {
+    let host_ip = (!host_ip.is_empty()).then(|| host_ip.parse().unwrap());
+    HostPort { host_ip, host_port: number, container_port, protocol: Protocol::Tcp }
 }
 
 /// Node `n1` in zone `z1` with these internal addresses.

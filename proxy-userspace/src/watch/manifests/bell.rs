@@ -22,7 +22,7 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_ONLYDIR);
 
 /// The bell of one folder.
-pub(super) struct Bell {
+pub(crate) struct Bell {
     folder: PathBuf,
     /// `None`: the system gives no inotify instance; it never rings.
     inotify: Option<AsyncFd<Instance>>,
@@ -38,7 +38,7 @@ impl AsRawFd for Instance {
 
 impl Bell {
     /// For the folder `path`, or the folder of the file `path`.
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let folder = match path.parent() {
             _ if path.is_dir() => path.to_owned(),
             Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -59,7 +59,7 @@ impl Bell {
     }
 
     /// Hangs the bell up again: the folder may be another one than before. Does nothing if it is not.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         if let Some(inotify) = &self.inotify
             && let Err(error) = inotify.get_ref().0.add_watch(&self.folder, EVENTS)
         {
@@ -68,7 +68,7 @@ impl Bell {
     }
 
     /// Returns after something happened since the last time. Cancel by dropping it.
-    pub(super) async fn rings(&self) {
+    pub(crate) async fn rings(&self) {
         let Some(inotify) = &self.inotify else { return std::future::pending().await };
         match inotify.readable().await {
             Ok(mut ready) => {

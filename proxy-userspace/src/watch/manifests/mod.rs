@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, fmt, io, path::Path};
 
 use proxy_core::model::{Event, NodeObject, ObjectName, ServiceObject, SliceObject};
 
+pub(crate) use bell::Bell;
 pub(super) use live::run;
 
 /// All objects of a set of manifests.

@@ -1,0 +1,165 @@
+//! Which free address comes next: one never given before, else the one that has been free for longest.
+//!
+//! Must not know who holds an address, nor how a file is written. What is kept here decides about the order only: without
+//! it addresses come back earlier, never twice.
+
+use std::{
+    collections::HashSet,
+    fmt::{self, Write},
+    net::IpAddr,
+    str::FromStr,
+};
+
+use super::ranges::{Family, Ranges};
+
+/// How many freed addresses of a family are remembered: all of a /24. In larger ranges what was freed before them comes
+/// again when the round reaches it.
+pub(super) const FREED: usize = 256;
+
+const TITLE: &str = "sheave addresses 1";
+const END: &str = "end";
+
+/// Where the round stands, and what was given back lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pool {
+    /// Given last by the round, at most one of each family.
+    last: Vec<IpAddr>,
+    /// Freed ones, the oldest first, each once.
+    freed: Vec<IpAddr>,
+}
+
+impl Pool {
+    /// A pool whose round goes on after these addresses.
+    pub(super) fn after(last: &[IpAddr]) -> Self {
+        Self { last: last.to_vec(), freed: Vec::new() }
+    }
+
+    /// Takes the next address of `ranges` that is not in `used`; `None`: there is none.
+    pub(super) fn take(&mut self, family: Family, ranges: &Ranges, used: &HashSet<IpAddr>) -> Option<IpAddr> {
+        let last = self.last.iter().copied().find(|last| Family::of(*last) == family);
+        let freed: HashSet<IpAddr> = self.freed.iter().copied().collect();
+        let fresh = ranges.after(last).find(|address| !used.contains(address) && !freed.contains(address));
+        let Some(fresh) = fresh else { return self.take_oldest(ranges, used) };
+        self.last.retain(|last| Family::of(*last) != family);
+        self.last.push(fresh);
+        Some(fresh)
+    }
+
+    fn take_oldest(&mut self, ranges: &Ranges, used: &HashSet<IpAddr>) -> Option<IpAddr> {
+        let free = |address: &IpAddr| ranges.contains(*address) && !used.contains(address);
+        let at = self.freed.iter().position(free)?;
+        Some(self.freed.remove(at))
+    }
+
+    /// Takes exactly this address.
+    pub(super) fn take_fixed(&mut self, address: IpAddr) {
+        self.freed.retain(|freed| *freed != address);
+    }
+
+    /// Gives an address back.
+    pub(super) fn free(&mut self, address: IpAddr) {
+        self.freed.retain(|freed| *freed != address);
+        self.freed.push(address);
+        let family = Family::of(address);
+        let alike = |freed: &IpAddr| Family::of(*freed) == family;
+        if self.freed.iter().filter(|freed| alike(freed)).count() > FREED
+            && let Some(oldest) = self.freed.iter().position(alike)
+        {
+            self.freed.remove(oldest);
+        }
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{TITLE}")?;
+        self.last.iter().try_for_each(|last| writeln!(f, "last {last}"))?;
+        self.freed.iter().try_for_each(|freed| writeln!(f, "freed {freed}"))?;
+        f.write_str(END)?;
+        f.write_char('\n')
+    }
+}
+
+impl FromStr for Pool {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let body = text.strip_prefix(TITLE).and_then(|body| body.strip_suffix("\nend\n"));
+        let body = body.ok_or("not a whole list of addresses")?;
+        let mut pool = Self::default();
+        for line in body.lines().skip(1) {
+            let (word, address) = line.split_once(' ').ok_or("a line without an address")?;
+            let address = address.parse().map_err(|_| "not an address")?;
+            match word {
+                "last" => pool.last.push(address),
+                "freed" => pool.freed.push(address),
+                _ => return Err("an unknown word"),
+            }
+        }
+        Ok(pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(text: &str) -> Ranges {
+        Ranges::new(Family::V4, &[text.parse().unwrap()])
+    }
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn a_freed_address_waits_until_every_other_one_was_given() {
+        let (mut pool, ranges) = (Pool::default(), ranges("10.0.0.0/29"));
+        let take = |pool: &mut Pool, used: &[u8]| {
+            let used = used.iter().map(|last| ip(*last)).collect();
+            pool.take(Family::V4, &ranges, &used).unwrap()
+        };
+        for (expected, used) in [(2, &[][..]), (3, &[]), (4, &[]), (5, &[4]), (6, &[4, 5]), (2, &[4, 5, 6])] {
+            assert_eq!(take(&mut pool, used), ip(expected));
+            if expected < 4 {
+                pool.free(ip(expected));
+            }
+        }
+        assert_eq!(take(&mut pool, &[4, 5, 6]), ip(3), "2 was freed again, after 3");
+    }
+
+    #[test]
+    fn what_is_freed_twice_counts_from_the_second_time() {
+        let (mut pool, ranges, none) = (Pool::default(), ranges("10.0.0.0/31"), HashSet::new());
+        [ip(0), ip(1), ip(0)].into_iter().for_each(|address| pool.free(address));
+        assert_eq!(pool.take(Family::V4, &ranges, &none), Some(ip(1)));
+        assert_eq!(pool.take(Family::V4, &ranges, &HashSet::from([ip(0), ip(1)])), None);
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_the_limit_of_each_family() {
+        let mut pool = Pool::default();
+        for n in 0..=u32::try_from(FREED).unwrap() {
+            pool.free(IpAddr::V4(n.into()));
+            pool.free(IpAddr::V6(u128::from(n).into()));
+        }
+        assert_eq!(pool.freed.len(), 2 * FREED);
+        assert!(!pool.freed.contains(&IpAddr::V4(0.into())));
+        let next =
+            pool.take(Family::V4, &Ranges::new(Family::V4, &["0.0.0.0/0".parse().unwrap()]), &HashSet::new());
+        assert_eq!(next, Some(IpAddr::V4(257.into())), "the round passes over what was freed lately");
+    }
+
+    #[test]
+    fn its_text_is_read_back_and_a_damaged_one_is_refused() {
+        let mut pool = Pool::after(&[ip(7), "fd00::7".parse().unwrap()]);
+        pool.free(ip(3));
+        let text = pool.to_string();
+        assert_eq!(text.parse(), Ok(pool));
+        let whole = text.len();
+        assert!((0..whole).all(|end| text[..end].parse::<Pool>().is_err()), "a torn file is not believed");
+        assert!(text.replace("last", "lost").parse::<Pool>().is_err());
+        assert!(text.replace("10.0.0.3", "10.0.0").parse::<Pool>().is_err());
+        assert_eq!(Pool::default().to_string().parse(), Ok(Pool::default()));
+    }
+}

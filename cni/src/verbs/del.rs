@@ -1,0 +1,75 @@
+//! DEL: removes whatever there is, and never fails for what is gone.
+//!
+//! The host's side goes first: nothing is entered in the container's namespace, whose end of the pair goes with ours. Then
+//! the addresses, which must not be given to the next pod while a route still leads to this one. Must not know how.
+
+use std::path::PathBuf;
+
+use super::{Task, ipam};
+use crate::{
+    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+    spec::Error,
+};
+
+/// Detaches. Arguments and capabilities are not read: they may be wrong by now.
+pub(super) fn del(task: &Task<'_>) -> Result<(), Error> {
+    let record = task.world.get(&task.call.id).unwrap_or_else(|error| {
+        // The device is found by its name all the same, and forgetting may work where reading does not.
+        task.world.log(&format!("{}: {}", task.call.id, error.sentence()));
+        None
+    });
+    remove(task, record.as_ref())
+}
+
+/// Removes an attachment of the call's id, with or without a record of it.
+pub(super) fn remove(task: &Task<'_>, record: Option<&Attachment>) -> Result<(), Error> {
+    let world = task.world;
+    let facts = world.facts().ok();
+    let unknown;
+    let attachment = match record {
+        Some(record) => record,
+        None => {
+            unknown = unrecorded(&task.call.id);
+            &unknown
+        }
+    };
+    world.disconnect(attachment, facts.as_ref().map(|facts| &facts.pins))?;
+    release_lease(task, record)?;
+    world.release(&task.call.id)
+}
+
+/// Gives back what a delegated plugin gave. It is told also where we remember nothing: it may remember something.
+fn release_lease(task: &Task<'_>, record: Option<&Attachment>) -> Result<(), Error> {
+    if let Some(plugin) = &task.network.ipam {
+        return ipam::release(task, plugin);
+    }
+    if let Some(Ipam::Delegated(plugin)) = record.map(|record| &record.ipam) {
+        let id = &task.call.id;
+        task.world.log(&format!(
+            "the addresses of {id} are of IPAM plugin `{plugin}`, which the configuration no longer names: they stay taken"
+        ));
+    }
+    Ok(())
+}
+
+/// All that is known of an attachment without a record: what its names say.
+fn unrecorded(id: &AttachmentId) -> Attachment {
+    Attachment {
+        id: id.clone(),
+        network: String::new(),
+        stage: Stage::Reserved,
+        since: 0,
+        netns: NetnsId { device: 0, inode: 0, cookie: 0 },
+        netns_path: PathBuf::new(),
+        addresses: Vec::new(),
+        ipam: Ipam::Own,
+        host_device: id.host_device(),
+        host_mac: id.host_mac(),
+        pod_mac: id.pod_mac(),
+        mtu: 0,
+        ports: Vec::new(),
+        bandwidth: Bandwidth::default(),
+        socket_lb_off: false,
+        pod: PodRef::default(),
+    }
+}

@@ -1,0 +1,240 @@
+//! The steps of the wiring on the kernel.
+//!
+//! Holds a netlink socket in each namespace. Must not know the order of the steps.
+
+use std::{net::IpAddr, os::fd::AsFd, thread, time::Duration};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkFlags, LinkMessage, State},
+};
+
+use super::{
+    WireError, guard, message,
+    netlink::{Refusal, Rtnetlink},
+    netns::{Namespace, inside},
+    plan::{Pair, Place, Step, Undo},
+    run::Effects,
+    setting::{self, Setting},
+};
+use crate::facts::Pins;
+
+/// The first device of every namespace.
+const LOOPBACK: u32 = 1;
+/// How often and after which pause it is looked whether the pod's end sends: 20 ms in all. It does at the first look
+/// since Linux 6.8, which settles the state before it answers.
+const SETTLE_LOOKS: u32 = 40;
+const SETTLE_PAUSE: Duration = Duration::from_micros(500);
+
+/// Both namespaces and what is known of the pair.
+#[derive(Debug)]
+pub(super) struct Kernel<'a> {
+    namespace: &'a Namespace,
+    pins: &'a Pins,
+    host: Rtnetlink,
+    pod: Rtnetlink,
+    /// Index of the host's end; 0 before it is made.
+    pub(super) host_index: u32,
+    pod_index: u32,
+}
+
+/// Opens a socket inside a pod.
+pub(super) fn pod_socket(namespace: &Namespace) -> Result<Rtnetlink, WireError> {
+    let socket = inside(&namespace.file, Rtnetlink::open);
+    socket.and_then(|socket| socket).map_err(WireError::Socket)
+}
+
+/// The device of this name, if there is one.
+pub(super) fn find(socket: &mut Rtnetlink, name: &str) -> Result<Option<LinkMessage>, WireError> {
+    match socket.get(message::link_named(name)) {
+        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
+        Ok(_) => Ok(None),
+        Err(refusal) if refusal.is(libc::ENODEV) => Ok(None),
+        Err(refusal) => Err(WireError::kernel(format!("look for device {name}"))(refusal)),
+    }
+}
+
+impl<'a> Kernel<'a> {
+    /// Opens both sockets.
+    pub(super) fn open(namespace: &'a Namespace, pins: &'a Pins) -> Result<Self, WireError> {
+        let host = Rtnetlink::open().map_err(WireError::Socket)?;
+        let pod = pod_socket(namespace)?;
+        Ok(Self { namespace, pins, host, pod, host_index: 0, pod_index: 0 })
+    }
+
+    fn end(&mut self, place: Place) -> (&mut Rtnetlink, u32) {
+        match place {
+            Place::Host => (&mut self.host, self.host_index),
+            Place::Pod => (&mut self.pod, self.pod_index),
+        }
+    }
+
+    fn make_pair(&mut self, pair: &Pair) -> Result<Option<Undo>, WireError> {
+        let request = message::pair(pair, self.namespace.file.as_fd());
+        self.host.change(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|refusal| {
+            if refusal.is(libc::EEXIST) {
+                return WireError::Exists { ifname: pair.ifname.clone() };
+            }
+            let attempt = format!("make devices {} and {}", pair.host_device, pair.ifname);
+            WireError::kernel(attempt)(refusal)
+        })?;
+        if let Err(error) = self.learn_indices(pair) {
+            let _ = self.undo(&Undo::Pair);
+            return Err(error);
+        }
+        Ok(Some(Undo::Pair))
+    }
+
+    fn learn_indices(&mut self, pair: &Pair) -> Result<(), WireError> {
+        let gone = |name: &str| {
+            WireError::kernel(format!("find device {name}, which was made"))(Refusal::from(
+                std::io::Error::from_raw_os_error(libc::ENODEV),
+            ))
+        };
+        let host = find(&mut self.host, &pair.host_device)?.ok_or_else(|| gone(&pair.host_device))?;
+        self.host_index = host.header.index;
+        let pod = find(&mut self.pod, &pair.ifname)?.ok_or_else(|| gone(&pair.ifname))?;
+        self.pod_index = pod.header.index;
+        Ok(())
+    }
+
+    fn settings(&self, place: Place, settings: &[Setting]) -> Result<Option<Undo>, WireError> {
+        let before = match place {
+            Place::Host => setting::apply(settings)?,
+            Place::Pod => self.inside(|| setting::apply(settings))??,
+        };
+        Ok((!before.is_empty()).then_some(Undo::Settings(place, before)))
+    }
+
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, WireError> {
+        inside(&self.namespace.file, work)
+            .map_err(|source| WireError::Enter { path: "of the pod".into(), source })
+    }
+
+    fn loopback(&mut self) -> Result<Option<Undo>, WireError> {
+        let attempt = || WireError::kernel("bring lo up in the pod".to_owned());
+        let link = self.pod.get(message::link(LOOPBACK)).map_err(attempt())?;
+        if matches!(link, RouteNetlinkMessage::NewLink(link) if link.header.flags.contains(LinkFlags::Up)) {
+            return Ok(None);
+        }
+        self.pod.change(message::link_state(LOOPBACK, true), 0).map_err(attempt())?;
+        Ok(Some(Undo::Loopback))
+    }
+
+    fn up(&mut self, place: Place) -> Result<(), WireError> {
+        let (socket, index) = self.end(place);
+        let attempt = format!("bring the {} end up", name(place));
+        socket.change(message::link_state(index, true), 0).map_err(WireError::kernel(attempt))
+    }
+
+    fn address(&mut self, address: IpAddr) -> Result<(), WireError> {
+        let request = message::address(self.pod_index, address);
+        let attempt = format!("give the pod the address {address}");
+        self.pod.change(request, NLM_F_CREATE | NLM_F_EXCL).map_err(WireError::kernel(attempt))
+    }
+
+    fn neighbour(&mut self, place: Place, address: IpAddr, mac: crate::record::Mac) -> Result<(), WireError> {
+        let (socket, index) = self.end(place);
+        let attempt = format!("make {mac} known as the neighbour {address} on the {} end", name(place));
+        let request = message::neighbour(index, address, mac);
+        socket.change(request, NLM_F_CREATE | NLM_F_REPLACE).map_err(WireError::kernel(attempt))
+    }
+
+    /// A pod with several interfaces keeps the default route that it has.
+    fn default_route(&mut self, gateway: IpAddr) -> Result<(), WireError> {
+        let request = message::default_route(self.pod_index, gateway);
+        match self.pod.change(request, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(refusal) if !refusal.is(libc::EEXIST) => {
+                Err(WireError::kernel(format!("make the pod's default route through {gateway}"))(refusal))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What another device left behind for this address is replaced: the address is this pod's now.
+    fn host_route(&mut self, address: IpAddr) -> Result<(), WireError> {
+        let request = message::host_route(self.host_index, address);
+        let attempt = format!("make the host's route to {address}");
+        self.host.change(request, NLM_F_CREATE | NLM_F_REPLACE).map_err(WireError::kernel(attempt))
+    }
+
+    /// The pod's end was up first, so it begins to send only when the kernel has noticed that the other end came up.
+    fn settle(&mut self) {
+        for _ in 0..SETTLE_LOOKS {
+            match self.pod.get(message::link(self.pod_index)) {
+                Ok(RouteNetlinkMessage::NewLink(link)) if !is_operational(&link) => {
+                    thread::sleep(SETTLE_PAUSE)
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Whether a device sends.
+pub(super) fn is_operational(link: &LinkMessage) -> bool {
+    link.attributes.contains(&LinkAttribute::OperState(State::Up))
+}
+
+pub(super) fn name(place: Place) -> &'static str {
+    match place {
+        Place::Host => "host's",
+        Place::Pod => "pod's",
+    }
+}
+
+impl Effects for Kernel<'_> {
+    fn perform(&mut self, step: &Step) -> Result<Option<Undo>, WireError> {
+        match step {
+            Step::Pair(pair) => return self.make_pair(pair),
+            Step::Settings(place, settings) => return self.settings(*place, settings),
+            Step::Loopback => return self.loopback(),
+            Step::Endpoint(endpoint) => {
+                return guard::record(self.pins, self.host_index, endpoint).map(|()| Some(Undo::Endpoint));
+            }
+            Step::Guard(side) => {
+                return guard::attach(self.pins, self.host_index, *side).map(|()| Some(Undo::Guard(*side)));
+            }
+            Step::PacketOnly(cookie) => {
+                return guard::exempt(self.pins, *cookie).map(|()| Some(Undo::PacketOnly(*cookie)));
+            }
+            // What hangs on a device goes with it.
+            Step::Address(address) => self.address(*address)?,
+            Step::Up(place) => self.up(*place)?,
+            Step::Neighbour(place, address, mac) => self.neighbour(*place, *address, *mac)?,
+            Step::DefaultRoute(gateway) => self.default_route(*gateway)?,
+            Step::HostRoute(address) => self.host_route(*address)?,
+            Step::Settle => self.settle(),
+        }
+        Ok(None)
+    }
+
+    fn undo(&mut self, undo: &Undo) -> Result<(), WireError> {
+        match undo {
+            Undo::Pair => remove(&mut self.host, self.host_index),
+            Undo::Settings(Place::Host, before) => {
+                setting::restore(before);
+                Ok(())
+            }
+            Undo::Settings(Place::Pod, before) => self.inside(|| setting::restore(before)),
+            Undo::Endpoint => guard::forget(self.pins, self.host_index),
+            Undo::Guard(side) => guard::detach(self.pins, self.host_index, *side),
+            Undo::PacketOnly(cookie) => guard::unexempt(self.pins, *cookie),
+            Undo::Loopback => {
+                let attempt = WireError::kernel("bring lo down in the pod".to_owned());
+                self.pod.change(message::link_state(LOOPBACK, false), 0).map_err(attempt)
+            }
+        }
+    }
+}
+
+/// Removes a device, and the other end with it. One that is gone is fine.
+pub(super) fn remove(host: &mut Rtnetlink, index: u32) -> Result<(), WireError> {
+    match host.change(message::link_removal(index), 0) {
+        Err(refusal) if !refusal.is(libc::ENODEV) => {
+            Err(WireError::kernel(format!("remove the device of index {index}"))(refusal))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

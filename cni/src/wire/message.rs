@@ -1,0 +1,169 @@
+//! The requests of the wiring as netlink messages.
+//!
+//! Must not know in which order they are sent, nor to whom.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+
+use super::{SHEAVE_PROTOCOL, plan::Pair};
+use crate::record::Mac;
+
+/// Both ends of a pod in one request: the host's in the namespace that is asked, the pod's in its own.
+pub(super) fn pair(pair: &Pair, pod: BorrowedFd<'_>) -> RouteNetlinkMessage {
+    let mut peer = LinkMessage::default();
+    peer.attributes = end(&pair.ifname, pair.pod_mac, pair.mtu);
+    peer.attributes.push(LinkAttribute::NetNsFd(pod.as_raw_fd()));
+    let mut host = LinkMessage::default();
+    host.attributes = end(&pair.host_device, pair.host_mac, pair.mtu);
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    RouteNetlinkMessage::NewLink(host)
+}
+
+/// Explicit addresses, because udev replaces those that the kernel makes; one queue, because the kernel would reserve
+/// one for each processor.
+fn end(name: &str, mac: Mac, mtu: u32) -> Vec<LinkAttribute> {
+    vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+    ]
+}
+
+/// Asks for the device of this name.
+pub(super) fn link_named(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Asks for the device of this index.
+pub(super) fn link(index: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(of_index(index))
+}
+
+/// Brings a device up or down.
+pub(super) fn link_state(index: u32, up: bool) -> RouteNetlinkMessage {
+    let mut message = of_index(index);
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Removes a device; of a pair both ends go.
+pub(super) fn link_removal(index: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelLink(of_index(index))
+}
+
+fn of_index(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Gives a device an address of its own, at once: nobody else can have it, so nobody is asked (no DAD).
+pub(super) fn address(index: u32, address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.index = index;
+    message.header.prefix_len = whole(address);
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Asks for all addresses of the namespace.
+pub(super) fn addresses() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
+}
+
+/// Makes known for ever which MAC address belongs to an address.
+pub(super) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> RouteNetlinkMessage {
+    let mut message = neighbour_of(index, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+/// Asks which MAC address is known of an address.
+pub(super) fn neighbour_question(index: u32, address: IpAddr) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetNeighbour(neighbour_of(index, address))
+}
+
+fn neighbour_of(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message
+}
+
+/// The host's way to one address of a pod.
+pub(super) fn host_route(index: u32, address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = route(family(address));
+    message.header.destination_prefix_length = whole(address);
+    if address.is_ipv4() {
+        message.header.scope = RouteScope::Link;
+    }
+    message.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Oif(index)];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// The pod's way to everywhere. The gateway's address is on no device: `onlink` says that it is there all the same.
+pub(super) fn default_route(index: u32, gateway: IpAddr) -> RouteNetlinkMessage {
+    let mut message = route(family(gateway));
+    message.header.flags = RouteFlags::Onlink;
+    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+fn route(family: AddressFamily) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(SHEAVE_PROTOCOL);
+    message.header.kind = RouteType::Unicast;
+    message
+}
+
+/// Asks which way the kernel would take to an address.
+pub(super) fn way_to(address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = whole(address);
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Asks for all routes of this address's family, of every table.
+pub(super) fn routes_like(address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// Length of the prefix that is one address.
+fn whole(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

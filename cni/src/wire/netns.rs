@@ -1,0 +1,114 @@
+//! Network namespaces of pods: whose is it, and work inside it.
+//!
+//! Only threads made for the purpose enter one, and they end there: no thread has to find its way back. Must not know
+//! what the work is.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::Path,
+    thread,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{FsType, fstatfs},
+};
+use proxy_kernel::netns_cookie;
+
+use super::WireError;
+use crate::record::NetnsId;
+
+/// `NSFS_MAGIC` (linux/magic.h): what namespace files are made of.
+const NSFS_MAGIC: u32 = 0x6e73_6673;
+
+/// A namespace that was opened, so that it lives on, whatever becomes of its path.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    pub(super) file: File,
+    pub(super) id: NetnsId,
+}
+
+impl Namespace {
+    /// Opens the one at this path. `None`: nothing, or something that is no network namespace, such as the plain file
+    /// that an unmounted namespace leaves behind.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, WireError> {
+        let cannot = |source| WireError::Enter { path: path.to_owned(), source };
+        let Some(file) = open(path).map_err(cannot)? else { return Ok(None) };
+        match inside(&file, netns_cookie) {
+            Ok(cookie) => {
+                let metadata = file.metadata().map_err(cannot)?;
+                let id = NetnsId {
+                    device: metadata.dev(),
+                    inode: metadata.ino(),
+                    cookie: cookie.map_err(cannot)?,
+                };
+                Ok(Some(Self { file, id }))
+            }
+            // A namespace of another kind.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(cannot(error)),
+        }
+    }
+}
+
+/// What was removed is `None`, and so is what is no namespace at all.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    // Whatever a wrong path leads to, opening it must not wait.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let kind = fstatfs(&file)?.filesystem_type();
+    Ok((kind == FsType(NSFS_MAGIC.into())).then_some(file))
+}
+
+/// `ESRCH`: a namespace of a process that ended, by its path below `/proc`.
+fn is_gone(error: &io::Error) -> bool {
+    let numbers = [libc::ENOENT, libc::ENOTDIR, libc::ESRCH, libc::ENXIO, libc::ELOOP];
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
+}
+
+/// Works inside a namespace, on a thread that ends with the work.
+///
+/// # Errors
+/// It cannot be entered.
+pub(super) fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let enter = || {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        };
+        let thread = thread::Builder::new().name("inside-pod".to_owned()).spawn_scoped(scope, enter)?;
+        thread.join().map_err(|_| io::Error::other("the thread in the namespace broke down"))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_network_namespace_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        File::create(&plain).unwrap();
+        for path in [plain.join("below"), plain, folder.path().join("nothing"), folder.path().to_owned()] {
+            assert!(open(&path).unwrap().is_none(), "{}", path.display());
+        }
+        assert!(open(Path::new("/proc/self/ns/net")).unwrap().is_some());
+    }
+
+    #[test]
+    #[ignore = "needs root: enters namespaces"]
+    fn a_namespace_of_another_kind_is_none_and_ones_own_is_known() {
+        assert!(Namespace::open(Path::new("/proc/self/ns/uts")).unwrap().is_none());
+        let own = Namespace::open(Path::new("/proc/self/ns/net")).unwrap().unwrap();
+        assert_eq!(own.id.cookie, netns_cookie().unwrap());
+    }
+}

@@ -1,0 +1,55 @@
+//! An attachment for the tests beside the code.
+//!
+//! Must not know any kernel.
+
+use std::path::Path;
+
+use proxy_common::ENDPOINT_SCHEMA_HASH;
+
+use super::plan::Pair;
+use crate::{
+    facts::Pins,
+    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+};
+
+/// A pod with an address of each family.
+pub(super) fn dual_stack() -> Attachment {
+    let id = AttachmentId { container_id: "sample".into(), ifname: "eth0".into() };
+    Attachment {
+        network: "sheave".into(),
+        stage: Stage::Reserved,
+        since: 0,
+        netns: NetnsId { device: 4, inode: 4_026_532_000, cookie: 77 },
+        netns_path: "/run/netns/sample".into(),
+        addresses: vec!["10.244.1.5".parse().unwrap(), "fd00:10:244:1::5".parse().unwrap()],
+        ipam: Ipam::Own,
+        host_device: id.host_device(),
+        host_mac: id.host_mac(),
+        pod_mac: id.pod_mac(),
+        mtu: 1450,
+        ports: Vec::new(),
+        bandwidth: Bandwidth::default(),
+        socket_lb_off: false,
+        pod: PodRef::default(),
+        id,
+    }
+}
+
+/// The pair of [`dual_stack`].
+pub(super) fn pair() -> Pair {
+    let Attachment { id, host_device, host_mac, pod_mac, mtu, .. } = dual_stack();
+    Pair { host_device, ifname: id.ifname, host_mac, pod_mac, mtu }
+}
+
+/// Where everything is pinned below a folder.
+pub(super) fn pins(folder: &Path) -> Pins {
+    Pins {
+        schema: ENDPOINT_SCHEMA_HASH,
+        endpoints: folder.join("endpoints"),
+        packet_only: folder.join("packet_only"),
+        guard_ingress: folder.join("guard_ingress"),
+        guard_egress: folder.join("guard_egress"),
+        links: folder.join("links"),
+        tcx: true,
+    }
+}

@@ -1,0 +1,129 @@
+//! Kernel settings (sysctl) of both ends.
+//!
+//! Only what differs is written, so that a read-only `/proc/sys` with the right settings is none. A setting below
+//! `/proc/sys/net` is that of the namespace of the thread that opens it. Must not know the order of the wiring.
+
+use std::{fs, io, net::IpAddr};
+
+use super::WireError;
+use crate::record::Attachment;
+
+/// A kernel setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Path below `/proc/sys/net`.
+    pub(super) key: String,
+    /// Value.
+    pub(super) value: String,
+    /// A kernel without it is fine.
+    pub(super) optional: bool,
+}
+
+fn setting(key: String, value: &str) -> Setting {
+    Setting { key, value: value.to_owned(), optional: false }
+}
+
+fn has_ipv6(attachment: &Attachment) -> bool {
+    attachment.addresses.iter().any(IpAddr::is_ipv6)
+}
+
+/// What the pod's namespace needs. A pod does not forward what comes to it from outside (a new namespace takes over the
+/// host's setting for IPv4), takes no routes from router advertisements, and its link-local address is usable at once.
+pub(super) fn of_pod(attachment: &Attachment) -> Vec<Setting> {
+    let device = attachment.id.ifname.as_str();
+    let mut settings = vec![setting(format!("ipv4/conf/{device}/forwarding"), "0")];
+    if has_ipv6(attachment) {
+        for part in ["all", "default", "lo", device] {
+            settings.push(setting(format!("ipv6/conf/{part}/disable_ipv6"), "0"));
+        }
+        for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("keep_addr_on_down", "1")] {
+            settings.push(setting(format!("ipv6/conf/{device}/{name}"), value));
+        }
+    }
+    settings
+}
+
+/// What the host's end needs. The guard checks sources better than `rp_filter`, which would also drop what the
+/// translation of Services changes; the end needs no link-local address (`addr_gen_mode` 1), as nobody asks for it.
+pub(super) fn of_host(attachment: &Attachment) -> Vec<Setting> {
+    let device = attachment.host_device.as_str();
+    let mut settings = Vec::new();
+    for (name, value) in [("forwarding", "1"), ("rp_filter", "0"), ("send_redirects", "0")] {
+        settings.push(setting(format!("ipv4/conf/{device}/{name}"), value));
+    }
+    settings.push(Setting { optional: true, ..setting(format!("ipv6/conf/{device}/addr_gen_mode"), "1") });
+    if has_ipv6(attachment) {
+        for (name, value) in
+            [("disable_ipv6", "0"), ("forwarding", "1"), ("accept_ra", "0"), ("accept_dad", "0")]
+        {
+            settings.push(setting(format!("ipv6/conf/{device}/{name}"), value));
+        }
+    }
+    settings
+}
+
+/// Makes settings in this thread's namespace; gives what they were before, those alone that were different. On failure
+/// none is changed.
+///
+/// # Errors
+/// One cannot be read or written.
+pub(super) fn apply(settings: &[Setting]) -> Result<Vec<Setting>, WireError> {
+    let mut before = Vec::new();
+    for setting in settings {
+        match change(setting) {
+            Ok(old) => before.extend(old),
+            Err(source) => {
+                restore(&before);
+                return Err(WireError::Setting {
+                    key: setting.key.clone(),
+                    value: setting.value.clone(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(before)
+}
+
+/// Sets back what [`apply`] gave, in reverse. A setting of a device that is gone is one that needs no more care.
+pub(super) fn restore(before: &[Setting]) {
+    for setting in before.iter().rev() {
+        let _ = change(setting);
+    }
+}
+
+fn change(setting: &Setting) -> io::Result<Option<Setting>> {
+    let path = format!("/proc/sys/net/{}", setting.key);
+    let old = match fs::read_to_string(&path) {
+        Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?.trim().to_owned(),
+    };
+    if old == setting.value {
+        return Ok(None);
+    }
+    fs::write(&path, &setting.value)?;
+    Ok(Some(Setting { value: old, ..setting.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::sample;
+
+    #[test]
+    fn a_pod_without_ipv6_needs_no_setting_of_it() {
+        let attachment =
+            Attachment { addresses: vec!["10.244.1.5".parse().unwrap()], ..sample::dual_stack() };
+        let both = of_pod(&attachment).into_iter().chain(of_host(&attachment));
+        assert!(both.filter(|setting| !setting.optional).all(|setting| setting.key.starts_with("ipv4/")));
+        assert!(of_pod(&sample::dual_stack()).iter().any(|s| s.key == "ipv6/conf/lo/disable_ipv6"));
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_named_and_the_others_are_set_back() {
+        let missing = setting("ipv4/conf/nosuch/forwarding".into(), "1");
+        let error = apply(std::slice::from_ref(&missing)).unwrap_err().to_string();
+        assert!(error.contains("net.ipv4.conf.nosuch.forwarding"), "{error}");
+        assert_eq!(apply(&[Setting { optional: true, ..missing }]).unwrap(), []);
+    }
+}
