@@ -300,9 +300,19 @@ pub fn exchange(from: &Netns, to: &Netns, address: IpAddr) -> Result<()> {
     let (length, peer) =
         server.recv_from(&mut buffer).with_context(|| format!("nothing came to {address}"))?;
     server.send_to(buffer.get(..length).unwrap_or_default(), peer)?;
-    let answered = client.recv(&mut buffer).with_context(|| format!("no answer from {address}"))?;
+    let answered = again(|| client.recv(&mut buffer)).with_context(|| format!("no answer from {address}"))?;
     ensure!(answered == length, "{answered} bytes instead of {length}");
     Ok(())
+}
+
+/// A signal that another test handles may interrupt a wait.
+fn again<T>(mut wait: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Something that holds the agent's lock and says "done" to whatever it is asked.
