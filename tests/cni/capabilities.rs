@@ -41,9 +41,9 @@ const WRONG: &[(&str, &str, &str)] = &[
         "80",
     ),
     (
-        "a rate without a burst is refused",
-        r#"{"bandwidth": {"ingressRate": 1000000, "ingressBurst": 0}}"#,
-        "ingressBurst",
+        "a rate that is no number is refused",
+        r#"{"bandwidth": {"ingressRate": "much", "ingressBurst": 1000000}}"#,
+        "ingressRate",
     ),
 ];
 
@@ -59,6 +59,7 @@ const RIGHT: &[(&str, &str)] = &[
         r#"{"bandwidth": {"ingressRate": 1000000, "ingressBurst": 4294967295,
         "egressRate": 1000000, "egressBurst": 4294967295}}"#,
     ),
+    ("a rate without a burst is taken", r#"{"bandwidth": {"egressRate": 1000000}}"#),
     ("limits of nothing are taken", r#"{"bandwidth": {}}"#),
     (
         "ports in capital letters and with any address are taken",

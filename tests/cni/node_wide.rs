@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]);
-    let newer: [(&str, fn(&Candidate) -> Result<()>); 14] = [
+    let newer: [(&str, fn(&Candidate) -> Result<()>); 16] = [
         ("STATUS says nothing while everything works", status_is_silent),
         ("STATUS needs neither container, namespace nor path", status_needs_nothing),
         ("STATUS without a running agent has code 50", status_without_an_agent),
@@ -42,6 +42,8 @@ pub(crate) fn cases() -> Vec<Case> {
             collected(candidate, &[("cni.dev/attachments", json!([]))], Some(()))
         }),
         ("GC frees nothing that is in the list", everything_is_valid),
+        ("GC leaves alone what was made a moment ago", the_young_stay),
+        ("STATUS with a pin missing has code 51", status_without_a_pin),
         ("GC with nothing to do succeeds", nothing_to_collect),
         ("GC of what is dead makes room for others", room_again),
     ];
@@ -166,12 +168,18 @@ fn collected(candidate: &Candidate, keys: &[(&str, Value)], frees: Option<()>) -
     for (key, value) in keys {
         config[*key] = value.clone();
     }
-    stage.run(&stage.bare("GC", &config))?.silence()?;
+    collect(&stage, &config)?;
     match frees {
         Some(()) => unchanged(&stage, &one)?,
         None => ensure!(stage.census()?.same_as(&one).is_err(), "{addresses:?} was freed"),
     }
     exchange(&stage.node, &alive.netns, addresses_of(&result)?[0].parse()?).context("the pod that lives")
+}
+
+/// GC, an hour after everything was made.
+fn collect(stage: &Stage, config: &Value) -> Result<()> {
+    stage.age()?;
+    stage.run(&stage.bare("GC", config))?.silence()
 }
 
 fn valid(pods: &[&Pod]) -> Value {
@@ -182,11 +190,14 @@ fn everything_is_valid(candidate: &Candidate) -> Result<()> {
     let (stage, mut config) = candidate.stage()?;
     let (one, other) = (stage.pod()?, stage.pod()?);
     let result = stage.add(&config, &one)?;
-    stage.add(&config, &other)?;
-    let before = stage.census()?;
+    let second = stage.add(&config, &other)?;
     config[VALID] = valid(&[&one, &other]);
-    stage.run(&stage.bare("GC", &config))?.silence()?;
-    unchanged(&stage, &before)?;
+    // That of the other is gone, but its runtime has not asked for its removal yet.
+    let names = addresses_of(&second)?;
+    drop(other.end()?);
+    collect(&stage, &config)?;
+    let third = stage.add(&config, &stage.pod()?)?;
+    ensure!(addresses_of(&third)? != names, "{names:?} was freed");
     exchange(&stage.node, &one.netns, addresses_of(&result)?[0].parse()?)
 }
 
@@ -196,6 +207,28 @@ fn nothing_to_collect(candidate: &Candidate) -> Result<()> {
     stage.run(&stage.bare("GC", &config))?.silence()?;
     stage.stop_agent();
     stage.run(&stage.bare("GC", &config))?.silence().context("without an agent")
+}
+
+fn the_young_stay(candidate: &Candidate) -> Result<()> {
+    let (stage, mut config) = candidate.stage()?;
+    let pod = stage.pod()?;
+    let address = addresses_of(&stage.add(&config, &pod)?)?;
+    drop(pod.end()?);
+    config[VALID] = json!([]);
+    stage.run(&stage.bare("GC", &config))?.silence()?;
+    let held = stage.state().join("cni/attachments").read_dir()?.count();
+    ensure!(held == 1, "{address:?} was freed at once");
+    Ok(())
+}
+
+fn status_without_a_pin(candidate: &Candidate) -> Result<()> {
+    let (stage, config) = candidate.stage()?;
+    let facts = stage.facts(None)?;
+    fs::remove_file(&facts.pins.guard_ingress)?;
+    let refusal = stage.run(&stage.bare("STATUS", &config))?.refusal()?;
+    ensure!(refusal.code == 51, "code {}: {}", refusal.code, refusal.text);
+    ensure!(refusal.text.contains("guard_ingress"), "does not name the pin: {}", refusal.text);
+    Ok(())
 }
 
 fn room_again(candidate: &Candidate) -> Result<()> {
@@ -209,7 +242,7 @@ fn room_again(candidate: &Candidate) -> Result<()> {
     let pod = stage.pod()?;
     stage.run(&stage.call("ADD", &config, &pod))?.refusal()?;
     config[VALID] = json!([]);
-    stage.run(&stage.bare("GC", &config))?.silence()?;
+    collect(&stage, &config)?;
     stage.add(&config, &pod)?;
     Ok(())
 }

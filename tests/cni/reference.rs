@@ -50,7 +50,7 @@ const MISSING: &[(&str, &[&str])] = &[
             "a host port of a protocol without ports is refused",
             "a host port that another pod has is refused with code 7",
             "a multicast MAC address is refused",
-            "a rate without a burst is refused",
+            "a rate that is no number is refused",
             "host ports without a running agent are refused with code 11",
             "the DNS asked for is in the result",
             "the MAC address asked for is the pod's",

@@ -75,7 +75,7 @@ const ROWS: &[Row] = &[
     row("no input has code 6", ALL, Change::Input(""), &[6], &[]),
     row("input that is no JSON has code 6", ALL, Change::Input("{\"name\": "), &[6], &[]),
     row("input that is no object has code 6", ALL, Change::Input("[1, 2]"), &[6], &[]),
-    row("a number as version has code 6", ALL, Change::Key("cniVersion", Some("1")), &[6], &[]),
+    row("a number as version has code 6 or 7", ALL, Change::Key("cniVersion", Some("1")), &[6, 7], &[]),
     row("a configuration without a name has code 7", ALL, Change::Key("name", None), &[7], &["name"]),
     row("an empty name is a missing one", ALL, Change::Key("name", Some("\"\"")), &[7], &["name"]),
     row("a name with a slash has code 7", ALL, Change::Key("name", Some("\"a/b\"")), &[7], &["name"]),

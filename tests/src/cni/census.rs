@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::netns::Netns;
 
-/// What there is on a node, a line each. Files that a plugin keeps for the whole node are not counted.
+/// What there is on a node, a line each. Files that a plugin keeps for the whole node are not counted, nor what the kernel
+/// makes of a device or address by itself, in its own time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
 
@@ -28,15 +29,17 @@ impl Census {
         for device in ask(netns, &["address", "show"])? {
             let name = text(&device, "ifname");
             lines.insert(format!("device {name}"));
-            for address in device.get("addr_info").and_then(Value::as_array).into_iter().flatten() {
+            let addresses = device.get("addr_info").and_then(Value::as_array).into_iter().flatten();
+            for address in addresses.filter(|address| text(address, "scope") != "link") {
                 let (local, length) = (text(address, "local"), text(address, "prefixlen"));
                 lines.insert(format!("address {local}/{length} of {name}"));
             }
         }
         for family in ["-4", "-6"] {
-            for route in ask(netns, &[family, "route", "show", "table", "all"])? {
+            let routes = ask(netns, &[family, "route", "show", "table", "all"])?;
+            for route in routes.iter().filter(|route| text(route, "protocol") != "kernel") {
                 let words = ["type", "dst", "gateway", "dev", "table", "protocol"];
-                lines.insert(format!("route {family} {}", words.map(|key| text(&route, key)).join(" ")));
+                lines.insert(format!("route {family} {}", words.map(|key| text(route, key)).join(" ")));
             }
             for neighbour in ask(netns, &[family, "neighbour", "show", "nud", "permanent"])? {
                 let words = ["dst", "dev", "lladdr"];
@@ -50,6 +53,13 @@ impl Census {
             files(folder, keeps, &mut lines)?;
         }
         Ok(Self(lines))
+    }
+
+    /// With these lines besides.
+    #[must_use]
+    pub fn with(mut self, lines: Vec<String>) -> Self {
+        self.0.extend(lines);
+        self
     }
 
     /// That nothing came or went since `before`.

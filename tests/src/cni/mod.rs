@@ -4,10 +4,12 @@
 
 mod call;
 mod census;
+mod pins;
 mod stage;
 mod subject;
 
 pub use call::{Answer, Call, Plugin, Refusal};
 pub use census::{Census, ask};
+pub use pins::Pins;
 pub use stage::{IFNAME, Pod, Stage, exchange};
 pub use subject::{Kind, Subject};

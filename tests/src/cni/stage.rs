@@ -14,12 +14,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cni::facts::{NodeFacts, Pins, VERSION};
+use cni::facts::{self, NodeFacts, VERSION};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use super::call::{Answer, Call};
 use super::census::{Census, ask};
+use super::pins::Pins;
 use super::subject::{Kind, Subject};
 use crate::lab::{NODE_V4, NODE_V6};
 use crate::netns::Netns;
@@ -42,6 +43,8 @@ pub struct Stage {
     folder: tempfile::TempDir,
     ranges: Vec<String>,
     agent: Option<Standin>,
+    pins: Option<Pins>,
+    told: Option<facts::Pins>,
     pods: AtomicUsize,
 }
 
@@ -89,9 +92,12 @@ impl Stage {
             folder,
             ranges: ranges.iter().map(|&range| range.to_owned()).collect(),
             agent: None,
+            pins: None,
+            told: None,
             pods: AtomicUsize::new(0),
         };
         if subject.kind == Kind::Sheave {
+            stage.pins = Some(Pins::new()?);
             stage.facts(None)?.write(&stage.state())?;
             stage.start_agent()?;
         } else {
@@ -112,24 +118,39 @@ impl Stage {
     /// # Errors
     /// A range is none.
     pub fn facts(&self, obstacle: Option<&str>) -> Result<NodeFacts> {
-        let pins = self.folder.path().join("pins");
+        let told = self.told.clone().or_else(|| Some(self.pins.as_ref()?.facts.clone()));
         Ok(NodeFacts {
             version: VERSION,
             node: "node-a".to_owned(),
             pod_cidrs: self.ranges.iter().map(|range| range.parse()).collect::<Result<_, _>>()?,
             mtu: 1450,
-            pins: Pins {
-                schema: proxy_common::ENDPOINT_SCHEMA_HASH,
-                endpoints: pins.join("endpoints"),
-                packet_only: pins.join("packet_only"),
-                guard_ingress: pins.join("guard_ingress"),
-                guard_egress: pins.join("guard_egress"),
-                links: pins.join("links"),
-                tcx: false,
-            },
+            pins: told.context("this plugin has no pins")?,
             node_addresses: vec![NODE_V4.into(), NODE_V6.into()],
             obstacle: obstacle.map(str::to_owned),
         })
+    }
+
+    /// Tells the plugin of other pins than the stand-in's.
+    ///
+    /// # Errors
+    /// The facts cannot be written.
+    pub fn tell(&mut self, pins: facts::Pins) -> Result<()> {
+        self.told = Some(pins);
+        Ok(self.facts(None)?.write(&self.state())?)
+    }
+
+    /// Makes every attachment look as if it had been made an hour ago: the young ones are nobody's to collect.
+    ///
+    /// # Errors
+    /// A record cannot be read or written.
+    pub fn age(&self) -> Result<()> {
+        for entry in fs::read_dir(self.state().join("cni/attachments"))? {
+            let path = entry?.path();
+            let mut record: Value = serde_json::from_slice(&fs::read(&path)?)?;
+            record["since"] = json!(record["since"].as_u64().context("no time")?.saturating_sub(3_600));
+            fs::write(&path, record.to_string())?;
+        }
+        Ok(())
     }
 
     /// Has something hold the agent's lock and answer on its socket, as an agent does that runs.
@@ -214,7 +235,11 @@ impl Stage {
     /// # Errors
     /// As [`Census::take`].
     pub fn census(&self) -> Result<Census> {
-        Census::take(&self.node, &[&self.state()], self.subject.keeps())
+        let state = self.state();
+        let pins = self.pins.as_ref().map(Pins::path);
+        let folders: Vec<&Path> = pins.into_iter().chain([state.as_path()]).collect();
+        let census = Census::take(&self.node, &folders, self.subject.keeps())?;
+        Ok(census.with(self.pins.as_ref().map(Pins::elements).transpose()?.unwrap_or_default()))
     }
 }
 
@@ -275,9 +300,19 @@ pub fn exchange(from: &Netns, to: &Netns, address: IpAddr) -> Result<()> {
     let (length, peer) =
         server.recv_from(&mut buffer).with_context(|| format!("nothing came to {address}"))?;
     server.send_to(buffer.get(..length).unwrap_or_default(), peer)?;
-    let answered = client.recv(&mut buffer).with_context(|| format!("no answer from {address}"))?;
+    let answered = again(|| client.recv(&mut buffer)).with_context(|| format!("no answer from {address}"))?;
     ensure!(answered == length, "{answered} bytes instead of {length}");
     Ok(())
+}
+
+/// A signal that another test handles may interrupt a wait.
+fn again<T>(mut wait: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Something that holds the agent's lock and says "done" to whatever it is asked.
