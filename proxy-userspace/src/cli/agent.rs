@@ -61,6 +61,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         capacities: config.capacities,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
+        pacing: config.packet.pacing,
         ..DataPlaneConfig::default()
     }
 }

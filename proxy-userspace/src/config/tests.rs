@@ -133,6 +133,7 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
         ("cluster-cidr", "10.0.0.0/33"),
         ("snat-ports", "0-10"),
         ("udp-timeout", "0"),
+        ("pod-pacing", "10001"),
     ];
     for (name, value) in cases {
         let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
@@ -154,6 +155,7 @@ fn the_defaults_of_the_packet_path_are_those_of_the_contract() {
     let packet = load(&layers(&[("node-name", "n")], &[])).unwrap().config.packet;
     assert_eq!(packet.settings, proxy_common::PacketSettings::DEFAULT);
     assert_eq!(packet.socket_lb, proxy_common::SocketLb::All);
+    assert_eq!(packet.pacing, std::time::Duration::ZERO);
     assert_eq!(packet.selection, crate::devices::Selection::default());
 }
 
