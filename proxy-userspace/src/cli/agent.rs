@@ -35,7 +35,7 @@ use crate::{
     metrics::{Exposition, Metrics},
     pods::host_ports::HostPorts,
     reconcile::{self, Event, Loop, Progress, Reconciler},
-    routing::{FactsFile, Router, guard_pins},
+    routing::{FactsFile, Router},
     watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
@@ -65,6 +65,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         capacities: config.capacities,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
+        pacing: config.packet.pacing,
         ..DataPlaneConfig::default()
     }
 }
@@ -206,11 +207,8 @@ impl Parts {
             return Ok(None);
         }
         let (sender, nodes) = watch_value::channel(None);
-        let facts = FactsFile::new(
-            &config.run_dir,
-            config.pods.routing.node_name.clone(),
-            guard_pins(&config.pin_dir),
-        );
+        let pins = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).guard_pins()?;
+        let facts = FactsFile::new(&config.run_dir, config.pods.routing.node_name.clone(), pins);
         task::spawn(
             Router::new(
                 config.pods.routing.clone(),
