@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::{
     Outcome, answer,
-    doubles::{Doubles, NOW, facts, netns},
+    doubles::{Doubles, NOW, netns},
     guarded,
 };
 use crate::{
     record::{Attachment, AttachmentId, Ipam, Stage},
-    spec::{Call, Verb},
+    spec::{Call, CallError, Verb},
 };
 
 fn id() -> AttachmentId {
@@ -39,7 +39,7 @@ fn run(world: &Doubles, verb: Verb, config: &Value) -> Outcome {
 }
 
 fn run_in(world: &Doubles, verb: Verb, netns: &str, config: &Value) -> Outcome {
-    answer(&call(verb, netns), config.to_string().as_bytes(), |_| world.clone())
+    answer(Ok(call(verb, netns)), config.to_string().as_bytes(), |_| world.clone())
 }
 
 fn added(world: &Doubles, config: &Value) -> Value {
@@ -218,7 +218,7 @@ fn the_namespace_must_be_one_and_not_the_plugins_own() {
     assert_eq!([refusal("/run/netns/own"), refusal("/run/netns/none")], [8, 8]);
     let mut call = call(Verb::Add, "/run/netns/own");
     call.any_netns = true;
-    assert!(answer(&call, config(json!({})).to_string().as_bytes(), |_| world.clone()).success);
+    assert!(answer(Ok(call), config(json!({})).to_string().as_bytes(), |_| world.clone()).success);
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_del_has_no_use_for_options_and_does_not_read_them() {
     assert_eq!(refused(&run(&world, Verb::Add, &wrong)).0, 7);
     let mut call = call(Verb::Del, "");
     call.args = "nonsense".into();
-    silent(&answer(&call, wrong.to_string().as_bytes(), |_| world.clone()));
+    silent(&answer(Ok(call), wrong.to_string().as_bytes(), |_| world.clone()));
 }
 
 #[test]
@@ -586,7 +586,7 @@ fn versions_are_answered_whatever_is_asked() {
     for (stdin, said) in
         [("{\"cniVersion\":\"0.4.0\"}", "0.4.0"), ("{\"CNIVersion\":\"9.9\"}", "9.9"), ("", "1.1.0")]
     {
-        let outcome = answer(&call(Verb::Version, "dummy"), stdin.as_bytes(), |_| world.clone());
+        let outcome = answer(Ok(call(Verb::Version, "dummy")), stdin.as_bytes(), |_| world.clone());
         let supported = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
         let document = json!({"cniVersion": said, "supportedVersions": supported});
         assert_eq!(outcome, Outcome { document: Some(document), success: true });
@@ -605,7 +605,7 @@ fn an_error_of_ours_is_told_as_one_too() {
 fn errors_are_told_in_the_version_of_the_configuration() {
     let world = Doubles::ready();
     let says = |config: &[u8]| {
-        let document = answer(&call(Verb::Gc, ""), config, |_| world.clone()).document.unwrap();
+        let document = answer(Ok(call(Verb::Gc, "")), config, |_| world.clone()).document.unwrap();
         (document["code"].as_u64().unwrap(), document["cniVersion"].as_str().unwrap().to_owned())
     };
     assert_eq!(says(b"{"), (6, "1.1.0".into()));
@@ -614,5 +614,6 @@ fn errors_are_told_in_the_version_of_the_configuration() {
     assert_eq!(says(br#"{"CniVersion":"0.3.1","name":"-"}"#), (7, "0.3.1".into()));
     assert_eq!(says(br#"{"cniVersion":"3.0.0","name":"a"}"#), (1, "1.1.0".into()));
     assert_eq!(says(br#"{"cniVersion":"1.1.0"}"#), (7, "1.1.0".into()));
-    assert_eq!(facts().version, 1);
+    let wrong = answer(Err(CallError::Verb("X".into())), br#"{"cniVersion":"0.3.0"}"#, |_| world.clone());
+    assert_eq!(wrong.document.unwrap()["cniVersion"], "0.3.0");
 }
