@@ -5,6 +5,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod client;
 pub mod cluster;
+pub mod cni;
 pub mod controlplane;
 pub mod echo;
 mod http;

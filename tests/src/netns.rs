@@ -23,15 +23,23 @@ impl Netns {
     /// # Errors
     /// Not root, or `ip` is missing.
     pub fn new() -> Result<Self> {
+        let netns = Self::untouched()?;
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// Makes a namespace as a runtime does: nothing in it is up.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn untouched() -> Result<Self> {
         let file = thread::spawn(|| -> Result<File> {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
             Ok(File::open("/proc/thread-self/ns/net")?)
         })
         .join()
         .map_err(|_| anyhow::anyhow!("the thread that makes a namespace panicked"))??;
-        let netns = Self { file };
-        netns.ip("link set lo up")?;
-        Ok(netns)
+        Ok(Self { file })
     }
 
     /// The same namespace again.

@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use cargo_metadata::{Metadata, TargetKind};
 use clap::ValueEnum;
 
+use crate::cnitool;
 use crate::controlplane;
 use crate::ebpf;
 use crate::fuzz::{FIXTURES_TARGET, PACKET_PACKAGE};
@@ -17,6 +18,9 @@ use crate::workspace::Workspace;
 
 /// The crates whose integration tests are the property tests.
 const PROPERTY_PACKAGES: [&str; 2] = ["proxy-core", PACKET_PACKAGE];
+
+/// Traffic between the pods of several nodes; part of the class `datapath`.
+const ROUTING_TARGET: &str = "routing";
 
 /// One class of test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,6 +35,8 @@ pub(crate) enum Class {
     Datapath,
     /// Packets between clients outside, a router, two nodes and their pods (root)
     Packet,
+    /// CNI plugins, ours and the reference's (root, Go)
+    Cni,
     /// The agent against a real etcd, API server and controller manager (root, Go)
     Apiserver,
     /// Sheave and the real kube-proxy with the same objects and questions (root, Go, iptables, nft)
@@ -42,7 +48,10 @@ const DEFAULT: [Class; 5] = [Class::Unit, Class::Property, Class::Maps, Class::D
 
 impl Class {
     fn needs_root(self) -> bool {
-        matches!(self, Self::Maps | Self::Datapath | Self::Packet | Self::Apiserver | Self::Oracle)
+        matches!(
+            self,
+            Self::Maps | Self::Datapath | Self::Packet | Self::Cni | Self::Apiserver | Self::Oracle
+        )
     }
 
     fn name(self) -> String {
@@ -67,13 +76,17 @@ fn prepare(workspace: &Workspace, classes: &[Class]) -> Result<()> {
     let privileged = classes.iter().any(|class| class.needs_root());
     if privileged && !packages::is_root() {
         bail!(
-            "the classes maps, datapath, packet, apiserver and oracle make network namespaces and load eBPF \
+            "the classes maps, datapath, packet, cni, apiserver and oracle make network namespaces and load eBPF \
              programs: run them as root, or choose others: cargo xtask test unit property"
         );
     }
     ebpf::build(workspace)?;
     if classes.iter().any(|class| matches!(class, Class::Apiserver | Class::Oracle)) {
         controlplane::build(workspace.root())?;
+    }
+    if classes.contains(&Class::Cni) {
+        packages::ensure(packages::REFERENCE_PLUGINS)?;
+        cnitool::build(workspace.root())?;
     }
     if classes.contains(&Class::Oracle) {
         packages::ensure(packages::FIREWALL_PROGRAMS)?;
@@ -131,7 +144,10 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
             let targets = ["maps", FIXTURES_TARGET].map(str::to_owned);
             vec![serial(workspace, &[], &targets), privileged_unit_tests(workspace)]
         }
-        Class::Datapath | Class::Packet | Class::Apiserver | Class::Oracle => {
+        Class::Datapath => {
+            vec![serial(workspace, &[], &[Class::Datapath.name(), ROUTING_TARGET.to_owned()])]
+        }
+        Class::Packet | Class::Cni | Class::Apiserver | Class::Oracle => {
             vec![serial(workspace, &[], &[class.name()])]
         }
     })
@@ -192,9 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_everything_runs_but_what_needs_parts_of_kubernetes() {
-        assert!(!DEFAULT.contains(&Class::Apiserver) && !DEFAULT.contains(&Class::Oracle));
-        assert_eq!(DEFAULT.len() + 2, Class::value_variants().len());
+    fn without_a_name_everything_runs_but_what_needs_go() {
+        let needs_go = [Class::Cni, Class::Apiserver, Class::Oracle];
+        assert!(needs_go.iter().all(|class| !DEFAULT.contains(class)));
+        assert_eq!(DEFAULT.len() + needs_go.len(), Class::value_variants().len());
     }
 
     #[test]
@@ -230,7 +247,9 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
-            for foreign in ["maps", "datapath", "packet", "apiserver", "oracle", "property"] {
+            for foreign in
+                ["maps", "datapath", "routing", "packet", "cni", "apiserver", "oracle", "property"]
+            {
                 assert!(!arguments.contains(&format!("--test {foreign}")), "{arguments}");
             }
         }

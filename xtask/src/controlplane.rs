@@ -1,16 +1,15 @@
 //! Builds the parts of Kubernetes that `cargo xtask test apiserver` and `cargo xtask test oracle` run.
 //!
-//! Owns: finding a Go that is new enough, the build of `tests/controlplane` into `target/controlplane/`, and
-//! the decision that an earlier build still fits. Must not know: how the programs are started or what is tested
+//! Owns: the build of `tests/controlplane` into `target/controlplane/`, and the decision that an earlier build still fits. Must not know: how the programs are started or what is tested
 //! with them (`tests/src/controlplane.rs`).
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::packages;
+use crate::go::{self, Go};
 use crate::process;
 
 /// The names the one program is linked to; it picks its role from the name it runs under.
@@ -20,15 +19,6 @@ const SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 const BUILD: [&str; 4] = ["build", "-trimpath", "-buildvcs=false", "-mod=readonly"];
 /// No symbol tables, and the version that the API server tells its clients.
 const LINK: &str = "-s -w -X k8s.io/component-base/version.gitVersion=";
-
-/// Go's `major.minor`: all that decides whether it can compile a module.
-type GoVersion = (u32, u32);
-
-struct Go {
-    program: PathBuf,
-    /// The whole line of `go version`: part of what decides whether a build still fits.
-    line: String,
-}
 
 /// Builds the control plane unless the one in `root/target/controlplane` was built from the same sources by the
 /// same Go. Returns the folder that holds the programs.
@@ -41,7 +31,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let lock = File::create(out.join("lock"))?;
     lock.lock().context("cannot lock target/controlplane")?;
-    let go = find_go(needed_version(&sources)?)?;
+    let go = go::find(&sources)?;
     let stamp = stamp(&sources, &go)?;
     if !is_built(&out, &stamp) {
         compile(&go, &sources, &out)?;
@@ -54,7 +44,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
 fn stamp(sources: &Path, go: &Go) -> Result<String> {
     let mut stamp = format!("{}\n{BUILD:?} {LINK}\n", go.line);
     for name in SOURCES {
-        stamp += &read(&sources.join(name))?;
+        stamp += &go::read(&sources.join(name))?;
     }
     Ok(stamp)
 }
@@ -91,73 +81,8 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-fn find_go(needed: GoVersion) -> Result<Go> {
-    if let Some(go) = usable_go(needed) {
-        return Ok(go);
-    }
-    let package = format!("golang-{}.{}-go", needed.0, needed.1);
-    if packages::may_install() && packages::available(&package) {
-        packages::install(&[&package])?;
-    }
-    match usable_go(needed) {
-        Some(go) => Ok(go),
-        None => bail!(no_go(needed, &package)),
-    }
-}
-
-fn no_go((major, minor): GoVersion, package: &str) -> String {
-    format!(
-        "the control plane needs Go {major}.{minor} or newer. None is in PATH, /usr/local/go or \
-         /usr/lib/go-{major}.{minor}, and this system has no package {package}.\n\
-         Unpack an archive from https://go.dev/dl/ to /usr/local/go. Go 1.21 or newer will do too, if it may \
-         fetch the right toolchain: `go env -w GOTOOLCHAIN=auto`."
-    )
-}
-
-/// The first Go that can compile a module which needs this version.
-fn usable_go(needed: GoVersion) -> Option<Go> {
-    let debian = format!("/usr/lib/go-{}.{}/bin/go", needed.0, needed.1);
-    let candidates = [process::find_in_path("go"), Some("/usr/local/go/bin/go".into()), Some(debian.into())];
-    candidates.into_iter().flatten().find_map(|program| {
-        let line = process::probe(&program, &["version"])?;
-        let found = line.split_whitespace().find_map(|word| parse_version(word.strip_prefix("go")?))?;
-        (found >= needed || (found >= (1, 21) && may_switch(&program))).then_some(Go { program, line })
-    })
-}
-
-/// Whether this Go may fetch and run the toolchain that a module asks for.
-fn may_switch(program: &Path) -> bool {
-    process::probe(program, &["env", "GOTOOLCHAIN"]).is_some_and(|setting| setting.trim() != "local")
-}
-
-/// The version in go.mod's `go` line.
-fn needed_version(sources: &Path) -> Result<GoVersion> {
-    let version = go_mod_word(sources, "go ")?;
-    parse_version(&version).with_context(|| format!("go.mod asks for the Go version {version:?}"))
-}
-
 fn kubernetes_version(sources: &Path) -> Result<String> {
-    go_mod_word(sources, "k8s.io/kubernetes ")
-}
-
-/// What follows `start` on the first line of go.mod that begins with it.
-fn go_mod_word(sources: &Path, start: &str) -> Result<String> {
-    let path = sources.join("go.mod");
-    read(&path)?
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(start).map(str::to_owned))
-        .with_context(|| format!("{} has no line {start:?}", path.display()))
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// `1.26.0`, `1.26` and `1.26rc1` are all 1.26.
-fn parse_version(text: &str) -> Option<GoVersion> {
-    let (major, rest) = text.trim().split_once('.')?;
-    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    go::mod_word(sources, "k8s.io/kubernetes ")
 }
 
 #[cfg(test)]
@@ -166,29 +91,8 @@ mod tests {
     use crate::workspace::Workspace;
 
     #[test]
-    fn a_go_version_is_read_with_patch_level_without_and_as_release_candidate() {
-        assert_eq!(parse_version("1.26.8"), Some((1, 26)));
-        assert_eq!(parse_version("1.27"), Some((1, 27)));
-        assert_eq!(parse_version("1.27rc2"), Some((1, 27)));
-    }
-
-    #[test]
-    fn what_is_no_version_is_not_taken_for_one() {
-        assert_eq!(parse_version("toolchain"), None);
-        assert_eq!(parse_version("devel.x"), None);
-    }
-
-    #[test]
-    fn the_versions_are_those_of_go_mod() {
+    fn the_version_of_kubernetes_is_that_of_go_mod() {
         let sources = Workspace::locate().unwrap().root().join("tests/controlplane");
-        assert!(needed_version(&sources).unwrap() >= (1, 26));
         assert!(kubernetes_version(&sources).unwrap().starts_with("v1."));
-        assert!(go_mod_word(&sources, "no such module").is_err());
-    }
-
-    #[test]
-    fn a_go_that_is_too_old_is_told_from_one_that_will_do() {
-        assert!(usable_go((9999, 0)).is_none_or(|go| may_switch(&go.program)));
-        assert!(no_go((1, 26), "golang-1.26-go").contains("Go 1.26 or newer"));
     }
 }

@@ -1,10 +1,12 @@
 //! `cargo xtask <verb>`: all automation of the repository. Depends on none of its crates.
 
 mod classes;
+mod cnitool;
 mod controlplane;
 mod deny;
 mod ebpf;
 mod fuzz;
+mod go;
 mod linker;
 mod lint;
 mod packages;

@@ -17,6 +17,12 @@ pub(crate) const TEST_PROGRAMS: Programs =
 /// Programs that kube-proxy calls.
 pub(crate) const FIREWALL_PROGRAMS: Programs =
     &[("iptables-restore", "iptables"), ("ip6tables-restore", "iptables"), ("nft", "nftables")];
+/// CNI plugins that the class `cni` puts its questions to besides ours.
+pub(crate) const REFERENCE_PLUGINS: Programs =
+    &[("ptp", "containernetworking-plugins"), ("host-local", "containernetworking-plugins")];
+
+/// Where CNI plugins lie, which nobody has in PATH.
+const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Programs and the package that brings each.
 type Programs = &'static [(&'static str, &'static str)];
@@ -36,11 +42,8 @@ pub(crate) fn may_install() -> bool {
 /// # Errors
 /// Names the packages when they are missing and may not be installed.
 pub(crate) fn ensure(programs: Programs) -> Result<()> {
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|(program, _)| process::find_in_path(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing: Vec<&str> =
+        programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -48,6 +51,11 @@ pub(crate) fn ensure(programs: Programs) -> Result<()> {
         bail!("please install these packages: {}", missing.join(" "));
     }
     install(&missing)
+}
+
+fn is_there(program: &str) -> bool {
+    let is_plugin = |folder: &str| process::is_executable(&Path::new(folder).join(program));
+    process::find_in_path(program).is_some() || PLUGIN_FOLDERS.iter().any(|folder| is_plugin(folder))
 }
 
 /// Whether apt can install the package, after one refresh of its lists.

@@ -175,13 +175,14 @@ impl Locked<'_> {
     }
 
     pub(super) fn path(&self, entry: &Entry) -> PathBuf {
-        self.files.attachments.join(entry.name())
+        self.files.attachments.join(&entry.name)
     }
 }
 
 /// What the name of an attachment's file says: `<16 hexadecimal digits>[,<address>]...[,ports]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
+    name: String,
     /// [`AttachmentId::hash`].
     pub(super) hash: u64,
     pub(super) addresses: Vec<IpAddr>,
@@ -190,7 +191,17 @@ pub(super) struct Entry {
 
 impl Entry {
     fn of(record: &Attachment) -> Self {
-        Self { hash: record.id.hash(), addresses: record.addresses.clone(), ports: !record.ports.is_empty() }
+        let (hash, ports) = (record.id.hash(), !record.ports.is_empty());
+        let mut name = format!("{hash:016x}");
+        for address in &record.addresses {
+            name.push(',');
+            name.push_str(&address.to_string());
+        }
+        if ports {
+            name.push(',');
+            name.push_str(PORTS);
+        }
+        Self { name, hash, addresses: record.addresses.clone(), ports }
     }
 
     /// The host's end, see [`AttachmentId::host_device`].
@@ -203,28 +214,20 @@ impl Entry {
         self.hash & DEVICE == id.hash() & DEVICE
     }
 
-    fn name(&self) -> String {
-        let mut name = format!("{:016x}", self.hash);
-        for address in &self.addresses {
-            name.push(',');
-            name.push_str(&address.to_string());
-        }
-        if self.ports {
-            name.push(',');
-            name.push_str(PORTS);
-        }
-        name
-    }
-
     fn parse(name: &str) -> Option<Self> {
-        let (hash, mut rest) = name.split_at_checked(16)?;
+        let (hash, rest) = name.split_at_checked(16)?;
         let hash = u64::from_str_radix(hash, 16).ok()?;
-        let ports = rest.ends_with(PORTS);
-        if ports {
-            rest = rest.strip_suffix(PORTS)?.strip_suffix(',')?;
+        let mut parts = rest.split(',');
+        if parts.next() != Some("") {
+            return None;
         }
-        let parts = rest.split(',');
-        let addresses = parts.skip(1).map(str::parse).collect::<Result<_, _>>().ok()?;
-        Some(Self { hash, addresses, ports }).filter(|entry| entry.name() == name)
+        let (mut addresses, mut ports) = (Vec::with_capacity(2), false);
+        for part in parts {
+            match part {
+                PORTS => ports = true,
+                address => addresses.push(address.parse().ok()?),
+            }
+        }
+        Some(Self { name: name.to_owned(), hash, addresses, ports })
     }
 }

@@ -284,7 +284,7 @@ fn what_became_another_attachment_meanwhile_is_not_released() {
 #[test]
 fn the_files_of_others_are_left_alone() {
     let (_folder, store) = store();
-    for name in ["README", "0123456789abcdef.broken", "0123456789abcdef,10.0.0.2,", "0123456789ABCDEF"] {
+    for name in ["README", "0123456789abcdef.broken", "0123456789abcdef,10.0.0.2,", "0123456789abcdefg"] {
         fs::write(store.folder().join(name), "").unwrap();
     }
     fs::create_dir(store.folder().join("0123")).unwrap();

@@ -212,6 +212,8 @@ fn sentence(rest: &[u8], flags: u16) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
     use super::*;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn a_thread_of_no_privilege_can_ask_for_lo() {
         let mut host = Rtnetlink::open().unwrap();
-        let links = host.dump(&RouteNetlinkMessage::GetLink(Default::default())).unwrap();
+        let links = host.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).unwrap();
         assert!(!links.is_empty());
     }
 }

@@ -74,7 +74,7 @@ impl Reader<'_> {
 }
 
 /// Texts with commas between; none for an empty text.
-fn list<T: FromStr<Err: Display>>(text: &str) -> Result<Vec<T>, String> {
+pub(super) fn list<T: FromStr<Err: Display>>(text: &str) -> Result<Vec<T>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -94,7 +94,7 @@ fn socket_lb(text: &str) -> Result<SocketLb, &'static str> {
     }
 }
 
-fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+pub(super) fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "expected `true` or `false`")
 }
 

@@ -192,6 +192,26 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number("udp-stream-timeout", "SECONDS", PACKET.datagram_s, "After which an idle UDP flow is forgotten"),
     text(
+        "pod-network",
+        "BOOL",
+        "false",
+        "Whether pods of this node get their network from `sheave-cni`: routes to other nodes are kept, facts for it written",
+    ),
+    text(
+        "routing",
+        "ROUTING",
+        "auto",
+        "How packets get to pods of other nodes: `direct` (no router between), `vxlan`, `auto` (whichever fits) or `none` (somebody else sees to it)",
+    ),
+    absent(
+        "pod-cidrs",
+        "PREFIX,...",
+        "Prefixes that pods of this node get addresses from [default: those of its Node object]",
+    ),
+    text("pod-mtu", "BYTES", "auto", "MTU for pods, 1280 to 65535; auto: what the ways to other nodes leave"),
+    number("vxlan-vni", "N", 1, "Network identifier of the tunnel between nodes, 1 to 16777215"),
+    number("vxlan-port", "N", 8472, "UDP port of the tunnel between nodes"),
+    text(
         "service-proxy-name",
         "NAME",
         "",
