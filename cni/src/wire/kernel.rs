@@ -2,7 +2,7 @@
 //!
 //! Holds a netlink socket in each namespace. Must not know the order of the steps.
 
-use std::{net::IpAddr, os::fd::AsFd, thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -14,7 +14,7 @@ use netlink_packet_route::{
 use super::{
     WireError, guard, message,
     netlink::{Refusal, Rtnetlink},
-    netns::{Namespace, inside},
+    netns::Namespace,
     plan::{Pair, Place, Step, Undo},
     run::Effects,
     setting::{self, Setting},
@@ -41,8 +41,7 @@ pub(super) struct Kernel<'a> {
 
 /// Opens a socket inside a pod.
 pub(super) fn pod_socket(namespace: &Namespace) -> Result<Rtnetlink, WireError> {
-    let socket = inside(&namespace.file, Rtnetlink::open);
-    socket.and_then(|socket| socket).map_err(WireError::Socket)
+    namespace.inside(Rtnetlink::open)?.map_err(WireError::Socket)
 }
 
 /// The device of this name, if there is one.
@@ -71,7 +70,7 @@ impl<'a> Kernel<'a> {
     }
 
     fn make_pair(&mut self, pair: &Pair) -> Result<Option<Undo>, WireError> {
-        let request = message::pair(pair, self.namespace.file.as_fd());
+        let request = message::pair(pair, self.namespace.as_fd());
         self.host.change(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|refusal| {
             if refusal.is(libc::EEXIST) {
                 return WireError::Exists { ifname: pair.ifname.clone() };
@@ -102,14 +101,9 @@ impl<'a> Kernel<'a> {
     fn settings(&self, place: Place, settings: &[Setting]) -> Result<Option<Undo>, WireError> {
         let before = match place {
             Place::Host => setting::apply(settings)?,
-            Place::Pod => self.inside(|| setting::apply(settings))??,
+            Place::Pod => self.namespace.inside(|| setting::apply(settings))??,
         };
         Ok((!before.is_empty()).then_some(Undo::Settings(place, before)))
-    }
-
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, WireError> {
-        inside(&self.namespace.file, work)
-            .map_err(|source| WireError::Enter { path: "of the pod".into(), source })
     }
 
     fn loopback(&mut self) -> Result<Option<Undo>, WireError> {
@@ -229,7 +223,7 @@ impl Effects for Kernel<'_> {
                 setting::restore(before);
                 Ok(())
             }
-            Undo::Settings(Place::Pod, before) => self.inside(|| setting::restore(before)),
+            Undo::Settings(Place::Pod, before) => self.namespace.inside(|| setting::restore(before)),
             Undo::Down => {
                 let attempt = WireError::kernel("bring the host's end down".to_owned());
                 self.host.change(message::link_state(self.host_index, false), 0).map_err(attempt)
