@@ -207,7 +207,11 @@ impl Parts {
             return Ok(None);
         }
         let (sender, nodes) = watch_value::channel(None);
-        let pins = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).guard_pins()?;
+        let pins = {
+            let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+            data_plane.repair_guards()?;
+            data_plane.guard_pins()?
+        };
         let facts = FactsFile::new(&config.run_dir, config.pods.routing.node_name.clone(), pins);
         task::spawn(
             Router::new(
