@@ -28,7 +28,7 @@ pub(super) const HOST: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a test with a new namespace as the host's: that of the test's thread. The host has addresses of both families.
-pub(super) fn on_a_host(test: impl FnOnce(&Lab) + Send) {
+pub(crate) fn on_a_host(test: impl FnOnce(&Lab) + Send) {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -54,9 +54,9 @@ pub(super) fn on_a_host(test: impl FnOnce(&Lab) + Send) {
 
 /// What the agent of a host made for the plugin.
 #[derive(Debug)]
-pub(super) struct Lab {
+pub(crate) struct Lab {
     folder: tempfile::TempDir,
-    pub(super) pins: Pins,
+    pub(crate) pins: Pins,
 }
 
 impl Lab {
@@ -80,7 +80,7 @@ impl Lab {
     }
 
     /// Everything that wiring could leave behind on the host.
-    pub(super) fn traces(&self) -> Vec<String> {
+    pub(crate) fn traces(&self) -> Vec<String> {
         let mut traces = of_namespace();
         for map in [(&self.pins.endpoints, 4), (&self.pins.packet_only, 8)] {
             traces.extend(keys(map.0, map.1).iter().map(|key| format!("{}: {key:?}", map.0.display())));
@@ -128,7 +128,7 @@ pub(super) fn of_namespace() -> Vec<String> {
 }
 
 /// Fails with what is in one list only.
-pub(super) fn assert_same(now: &[String], before: &[String], what: &str) {
+pub(crate) fn assert_same(now: &[String], before: &[String], what: &str) {
     let only = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|trace| !those.contains(trace)).cloned().collect()
     };
@@ -164,12 +164,12 @@ fn essence(message: &netlink_packet_route::RouteNetlinkMessage) -> String {
 
 /// A pod's namespace.
 #[derive(Debug)]
-pub(super) struct Pod {
+pub(crate) struct Pod {
     pub(super) file: File,
 }
 
 impl Pod {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             // Up once: from then on it has its addresses, also when it is down.
@@ -182,12 +182,12 @@ impl Pod {
         Self { file: thread::spawn(make).join().unwrap() }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
     /// An attachment for this pod; the name makes it another container's.
-    pub(super) fn attachment(&self, name: &str) -> Attachment {
+    pub(crate) fn attachment(&self, name: &str) -> Attachment {
         let mut attachment = sample::dual_stack();
         attachment.id.container_id = name.to_owned();
         attachment.netns_path = self.path();

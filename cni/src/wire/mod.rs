@@ -9,7 +9,7 @@ mod filter;
 mod guard;
 mod kernel;
 #[cfg(test)]
-mod lab;
+pub(crate) mod lab;
 mod message;
 mod netlink;
 mod netns;

@@ -4,6 +4,7 @@ mod add;
 mod del;
 mod delegated;
 mod faults;
+mod real;
 mod upkeep;
 
 use serde_json::{Value, json};
