@@ -71,7 +71,7 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
     let loop_ended = parts.start_loop(&config, &events, queue)?;
-    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config)?);
+    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config));
     parts.start_servers(&config, events)?;
     task::spawn(parts.keeper(&config).run());
     task::spawn(parts.device_keeper(&config).run());
@@ -196,27 +196,14 @@ impl Parts {
     }
 
     /// Keeps the ways to other nodes, if pods get their network from us. Returns where all Nodes are to be told.
-    fn start_routing(&self, config: &Config) -> Result<Option<NodesSender>, CliError> {
-        if !config.pods.enabled {
-            return Ok(None);
-        }
+    fn start_routing(&self, config: &Config) -> Option<NodesSender> {
+        let settings = Some(&config.pods).filter(|pods| pods.enabled)?.routing.clone();
         let (sender, nodes) = watch_value::channel(None);
-        let facts = FactsFile::new(
-            &config.run_dir,
-            config.pods.routing.node_name.clone(),
-            guard_pins(&config.pin_dir),
-        );
-        task::spawn(
-            Router::new(
-                config.pods.routing.clone(),
-                nodes,
-                self.choices.clone(),
-                facts,
-                self.metrics.clone(),
-            )
-            .run(),
-        );
-        Ok(Some(sender))
+        let pins = guard_pins(&config.pin_dir);
+        let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
+        let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        task::spawn(router.run());
+        Some(sender)
     }
 
     /// The result is ready when the source of objects has ended, which it must not.
