@@ -206,23 +206,16 @@ impl Parts {
         if !config.pods.enabled {
             return Ok(None);
         }
+        let settings = config.pods.routing.clone();
         let (sender, nodes) = watch_value::channel(None);
         let pins = {
             let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
             data_plane.repair_guards()?;
             data_plane.guard_pins()?
         };
-        let facts = FactsFile::new(&config.run_dir, config.pods.routing.node_name.clone(), pins);
-        task::spawn(
-            Router::new(
-                config.pods.routing.clone(),
-                nodes,
-                self.choices.clone(),
-                facts,
-                self.metrics.clone(),
-            )
-            .run(),
-        );
+        let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
+        let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        task::spawn(router.run());
         Ok(Some(sender))
     }
 

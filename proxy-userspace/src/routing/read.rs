@@ -201,7 +201,7 @@ mod tests {
         assert!(!told(NewLink(link("shv0123456789ab"))) && !told(DelLink(link("shv0123456789ab"))));
         assert!(told(NewLink(link("eth0"))));
         let mut local = route(2, false);
-        local.header.table = 255;
+        local.header.table = RouteHeader::RT_TABLE_MAIN + 1;
         assert!(!told(NewRoute(local)));
     }
 
