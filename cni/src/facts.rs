@@ -59,7 +59,7 @@ pub struct Pins {
     pub guard_egress: PathBuf,
     /// Folder for the links: `guard-<device index>-<ingress|egress>`.
     pub links: PathBuf,
-    /// The kernel has tcx: the plugin attaches. Otherwise the agent does (kernels before 6.6).
+    /// The guard is attached by pinned tcx links (kernel 6.6). Otherwise by filters of clsact, which go with the device.
     pub tcx: bool,
 }
 
@@ -124,5 +124,82 @@ impl NodeFacts {
         let fresh = folder.join(format!(".{FILE}.{}", std::process::id()));
         fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
         fs::rename(&fresh, &path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn facts() -> NodeFacts {
+        let pin = |name| PathBuf::from("/sys/fs/bpf/sheave").join(name);
+        NodeFacts {
+            version: VERSION,
+            node: "a".into(),
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
+            mtu: 1450,
+            pins: Pins {
+                schema: 7,
+                endpoints: pin("endpoints"),
+                packet_only: pin("packet_only"),
+                guard_ingress: pin("guard_ingress"),
+                guard_egress: pin("guard_egress"),
+                links: pin("links"),
+                tcx: true,
+            },
+            node_addresses: vec!["192.0.2.1".parse().unwrap()],
+            obstacle: Some("no podCIDR yet".into()),
+        }
+    }
+
+    #[test]
+    fn what_the_agent_wrote_is_read_and_the_next_text_replaces_it() {
+        let folder = TempDir::new().unwrap();
+        for facts in [facts(), NodeFacts { obstacle: None, node_addresses: Vec::new(), ..facts() }] {
+            facts.write(folder.path()).unwrap();
+            assert_eq!(NodeFacts::read(folder.path()).unwrap(), facts);
+        }
+        let files = fs::read_dir(folder.path().join(CNI_DIR)).unwrap();
+        assert_eq!(files.map(|file| file.unwrap().file_name()).collect::<Vec<_>>(), [FILE]);
+    }
+
+    #[test]
+    fn without_a_file_the_agent_is_to_be_started() {
+        let folder = TempDir::new().unwrap();
+        let error = NodeFacts::read(folder.path()).unwrap_err();
+        assert!(matches!(&error, FactsError::Missing(path) if *path == NodeFacts::path(folder.path())));
+        assert!(error.to_string().contains("start the agent"));
+    }
+
+    #[test]
+    fn a_file_of_another_form_is_refused() {
+        let folder = TempDir::new().unwrap();
+        facts().write(folder.path()).unwrap();
+        let path = NodeFacts::path(folder.path());
+        let whole = fs::read_to_string(&path).unwrap();
+        let spoilt = [
+            whole.replace("\"version\": 1", "\"version\": 2"),
+            whole.replace("10.244.1.0/24", "10.244.1.0/240"),
+            whole.replace("\"mtu\"", "\"mtU\""),
+            whole[..whole.len() / 2].to_owned(),
+            String::new(),
+        ];
+        for text in spoilt {
+            assert_ne!(text, whole);
+            fs::write(&path, text).unwrap();
+            assert!(matches!(NodeFacts::read(folder.path()), Err(FactsError::Content { .. })));
+        }
+    }
+
+    #[test]
+    fn fields_of_a_later_agent_do_no_harm() {
+        let folder = TempDir::new().unwrap();
+        facts().write(folder.path()).unwrap();
+        let path = NodeFacts::path(folder.path());
+        let text = fs::read_to_string(&path).unwrap().replacen('{', "{\"later\": [1],", 1);
+        fs::write(&path, text).unwrap();
+        assert_eq!(NodeFacts::read(folder.path()).unwrap(), facts());
     }
 }

@@ -22,16 +22,13 @@ fn main() -> ExitCode {
 /// `None`: a person called.
 fn outcome() -> Option<Outcome> {
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let call = match Call::read(variable) {
-        Ok(call) => call?,
-        Err(error) => return Some(Outcome::failed(&error.into(), Version::NEWEST)),
-    };
+    let call = Call::read(variable).transpose()?;
     let mut stdin = Vec::new();
     if let Err(error) = io::stdin().read_to_end(&mut stdin) {
         let error = Error::new(Code::Io, format!("cannot read the network configuration: {error}"));
         return Some(Outcome::failed(&error, Version::NEWEST));
     }
-    Some(answer(&call, &stdin, Machine::new))
+    Some(answer(call, &stdin, Machine::new))
 }
 
 fn about() -> ExitCode {

@@ -2,8 +2,8 @@
 //!
 //! The module order is the order of the data: [`config`] (what the user said) -> [`watch`] and [`devices`] (what the
 //! cluster and the node say) -> [`reconcile`] (one loop around `proxy-core`'s decisions) -> [`dataplane`] and
-//! [`sockets`] (the kernel), with [`pods`] (what the CNI plugin did) beside them, and with [`metrics`], [`health`] and
-//! [`control`] to look at it and [`cli`] to drive it.
+//! [`sockets`] (the kernel), beside them [`routing`] (the ways to other nodes) and [`pods`] (what the CNI plugin did),
+//! with [`metrics`], [`health`] and [`control`] to look at it and [`cli`] to drive it.
 //! Only `watch` knows Kubernetes types, only `dataplane` knows aya.
 
 pub mod config;
@@ -12,6 +12,7 @@ pub mod devices;
 pub mod watch;
 
 pub mod reconcile;
+pub mod routing;
 
 pub mod dataplane;
 pub mod sockets;

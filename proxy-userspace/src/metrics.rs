@@ -37,6 +37,8 @@ pub struct Metrics {
     pub audits: Counter,
     /// UDP sockets of local clients that were closed because their backend had left.
     pub sockets_destroyed: Counter,
+    /// Leftovers of pods that were removed, by kind.
+    pub pod_repairs: Family<Label, Counter>,
     /// Services that are served.
     pub services: Gauge,
     /// Frontends of these Services.
@@ -60,6 +62,7 @@ impl Default for Metrics {
             drift_repaired: Counter::default(),
             audits: Counter::default(),
             sockets_destroyed: Counter::default(),
+            pod_repairs: Family::default(),
             services: Gauge::default(),
             frontends: Gauge::default(),
             backends: Gauge::default(),
@@ -98,6 +101,11 @@ impl Metrics {
         sheave.register("audits", "Audits carried out", self.audits.clone());
         let help = "UDP sockets closed because their backend had left";
         sheave.register("sockets_destroyed", help, self.sockets_destroyed.clone());
+        sheave.register(
+            "pod_repairs",
+            "Leftovers of pods that were removed by kind",
+            self.pod_repairs.clone(),
+        );
         sheave.register("services", "Services that are served", self.services.clone());
         sheave.register("frontends", "Frontends that are served", self.frontends.clone());
         sheave.register("backends", "Distinct backends of all Services", self.backends.clone());

@@ -15,6 +15,7 @@ mod agent;
 mod agent_commands;
 mod churn;
 mod devices;
+mod host_ports;
 mod keeper;
 mod leaving;
 mod locality;

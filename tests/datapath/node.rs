@@ -129,6 +129,11 @@ impl Node {
         })
     }
 
+    /// The agent's run folder.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
     /// A command of `sheave` on this node, not yet run.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary().unwrap());

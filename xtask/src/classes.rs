@@ -19,6 +19,9 @@ use crate::workspace::Workspace;
 /// The crates whose integration tests are the property tests.
 const PROPERTY_PACKAGES: [&str; 2] = ["proxy-core", PACKET_PACKAGE];
 
+/// Traffic between the pods of several nodes; part of the class `datapath`.
+const ROUTING_TARGET: &str = "routing";
+
 /// One class of test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Class {
@@ -141,7 +144,10 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
             let targets = ["maps", FIXTURES_TARGET].map(str::to_owned);
             vec![serial(workspace, &[], &targets), privileged_unit_tests(workspace)]
         }
-        Class::Datapath | Class::Packet | Class::Cni | Class::Apiserver | Class::Oracle => {
+        Class::Datapath => {
+            vec![serial(workspace, &[], &[Class::Datapath.name(), ROUTING_TARGET.to_owned()])]
+        }
+        Class::Packet | Class::Cni | Class::Apiserver | Class::Oracle => {
             vec![serial(workspace, &[], &[class.name()])]
         }
     })
@@ -241,7 +247,9 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
-            for foreign in ["maps", "datapath", "packet", "cni", "apiserver", "oracle", "property"] {
+            for foreign in
+                ["maps", "datapath", "routing", "packet", "cni", "apiserver", "oracle", "property"]
+            {
                 assert!(!arguments.contains(&format!("--test {foreign}")), "{arguments}");
             }
         }

@@ -13,5 +13,5 @@ pub(crate) use call::is_identifier;
 pub use call::{Call, CallError, Verb};
 pub use error::{Code, Error};
 pub use keys::lookup;
-pub use outcome::{Added, Dns, GATEWAY4, GATEWAY6, interface_in, version_answer};
+pub use outcome::{Added, Dns, interface_in, version_answer};
 pub use version::Version;

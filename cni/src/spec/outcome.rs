@@ -2,21 +2,13 @@
 //!
 //! Must not know how an attachment came to be.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
-};
+use std::{net::IpAddr, path::Path};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Version, lookup};
-use crate::record::Attachment;
-
-/// The gateway that every pod sees, IPv4: link-local, as nobody else on the pod's link has an address.
-pub const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The gateway that every pod sees, IPv6.
-pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+use crate::{record::Attachment, wire::gateway};
 
 /// What a result says of name servers.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
@@ -84,9 +76,9 @@ impl Added<'_> {
 
     fn ips(&self, version: Version, interface: usize) -> Vec<Value> {
         let of = |address: &IpAddr| {
-            let (length, gateway) = length_and_gateway(*address);
-            let address = format!("{address}/{length}");
-            let mut ip = json!({"address": address, "gateway": gateway, "interface": interface});
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            let network = format!("{address}/{length}");
+            let mut ip = json!({"address": network, "gateway": gateway(*address), "interface": interface});
             state_family(&mut ip, version);
             ip
         };
@@ -96,16 +88,9 @@ impl Added<'_> {
     fn routes(&self) -> Vec<Value> {
         let of = |address: &IpAddr| {
             let everywhere = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-            json!({"dst": everywhere, "gw": length_and_gateway(*address).1})
+            json!({"dst": everywhere, "gw": gateway(*address)})
         };
         self.attachment.addresses.iter().map(of).collect()
-    }
-}
-
-fn length_and_gateway(address: IpAddr) -> (u8, IpAddr) {
-    match address {
-        IpAddr::V4(_) => (32, GATEWAY4.into()),
-        IpAddr::V6(_) => (128, GATEWAY6.into()),
     }
 }
 

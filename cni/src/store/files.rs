@@ -3,7 +3,7 @@
 //! `<run_dir>/cni/attachments/` has one file for each attachment: its name says the hash of the id, which addresses it
 //! has and whether it has ports, so that a listing of the folder is the index; its text is the record as JSON. One rename
 //! makes an attachment, one unlink ends it: whatever a process is killed at, the folder is right.
-//! `<run_dir>/cni/addresses` is the pool. Must not know how an address is chosen.
+//! `<run_dir>/cni/addresses` is the pool, `<run_dir>/cni/boot` the boot that all of it belongs to. Must not know how an address is chosen.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -28,6 +28,9 @@ use crate::{
 
 const ATTACHMENTS: &str = "attachments";
 const POOL: &str = "addresses";
+const BOOT: &str = "boot";
+/// Another text after each start of the kernel (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Beside the folder of attachments: who watches that folder sees whole files only.
 const FRESH: &str = ".fresh";
 /// The part of a hash that is in the name of a device.
@@ -50,7 +53,27 @@ impl Files {
         let attachments = cni.join(ATTACHMENTS);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&attachments);
         made.map_err(|source| StoreError::File { action: "make", path: attachments.clone(), source })?;
-        Ok(Self { cni, attachments })
+        let files = Self { cni, attachments };
+        files.end_earlier_boot()?;
+        Ok(files)
+    }
+
+    /// A run folder that is not on tmpfs outlives a reboot. No pod does, and a network namespace may come to have the
+    /// cookie of an earlier one: everything is forgotten.
+    fn end_earlier_boot(&self) -> Result<(), StoreError> {
+        let Ok(now) = fs::read_to_string(BOOT_ID) else { return Ok(()) };
+        let path = self.cni.join(BOOT);
+        let known = || fs::read_to_string(&path).ok();
+        if known().as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let locked = self.write()?;
+        // Another process may have been here first.
+        if known().is_some_and(|boot| boot != now) {
+            locked.entries()?.iter().try_for_each(|entry| locked.remove(entry))?;
+            locked.put_pool(&Pool::default())?;
+        }
+        locked.replace(&path, now.as_bytes())
     }
 
     pub(super) fn attachments(&self) -> &Path {
@@ -175,13 +198,14 @@ impl Locked<'_> {
     }
 
     pub(super) fn path(&self, entry: &Entry) -> PathBuf {
-        self.files.attachments.join(entry.name())
+        self.files.attachments.join(&entry.name)
     }
 }
 
 /// What the name of an attachment's file says: `<16 hexadecimal digits>[,<address>]...[,ports]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
+    name: String,
     /// [`AttachmentId::hash`].
     pub(super) hash: u64,
     pub(super) addresses: Vec<IpAddr>,
@@ -190,7 +214,17 @@ pub(super) struct Entry {
 
 impl Entry {
     fn of(record: &Attachment) -> Self {
-        Self { hash: record.id.hash(), addresses: record.addresses.clone(), ports: !record.ports.is_empty() }
+        let (hash, ports) = (record.id.hash(), !record.ports.is_empty());
+        let mut name = format!("{hash:016x}");
+        for address in &record.addresses {
+            name.push(',');
+            name.push_str(&address.to_string());
+        }
+        if ports {
+            name.push(',');
+            name.push_str(PORTS);
+        }
+        Self { name, hash, addresses: record.addresses.clone(), ports }
     }
 
     /// The host's end, see [`AttachmentId::host_device`].
@@ -203,28 +237,20 @@ impl Entry {
         self.hash & DEVICE == id.hash() & DEVICE
     }
 
-    fn name(&self) -> String {
-        let mut name = format!("{:016x}", self.hash);
-        for address in &self.addresses {
-            name.push(',');
-            name.push_str(&address.to_string());
-        }
-        if self.ports {
-            name.push(',');
-            name.push_str(PORTS);
-        }
-        name
-    }
-
     fn parse(name: &str) -> Option<Self> {
-        let (hash, mut rest) = name.split_at_checked(16)?;
+        let (hash, rest) = name.split_at_checked(16)?;
         let hash = u64::from_str_radix(hash, 16).ok()?;
-        let ports = rest.ends_with(PORTS);
-        if ports {
-            rest = rest.strip_suffix(PORTS)?.strip_suffix(',')?;
+        let mut parts = rest.split(',');
+        if parts.next() != Some("") {
+            return None;
         }
-        let parts = rest.split(',');
-        let addresses = parts.skip(1).map(str::parse).collect::<Result<_, _>>().ok()?;
-        Some(Self { hash, addresses, ports }).filter(|entry| entry.name() == name)
+        let (mut addresses, mut ports) = (Vec::with_capacity(2), false);
+        for part in parts {
+            match part {
+                PORTS => ports = true,
+                address => addresses.push(address.parse().ok()?),
+            }
+        }
+        Some(Self { name: name.to_owned(), hash, addresses, ports })
     }
 }

@@ -3,12 +3,7 @@
 //! Must not know who holds an address, nor how a file is written. What is kept here decides about the order only: without
 //! it addresses come back earlier, never twice.
 
-use std::{
-    collections::HashSet,
-    fmt::{self, Write},
-    net::IpAddr,
-    str::FromStr,
-};
+use std::{collections::HashSet, fmt, net::IpAddr, str::FromStr};
 
 use super::ranges::{Family, Ranges};
 
@@ -17,6 +12,7 @@ use super::ranges::{Family, Ranges};
 pub(super) const FREED: usize = 256;
 
 const TITLE: &str = "sheave addresses 1";
+const FREED_TITLE: &str = "freed";
 const END: &str = "end";
 
 /// Where the round stands, and what was given back lately.
@@ -24,59 +20,75 @@ const END: &str = "end";
 pub(super) struct Pool {
     /// Given last by the round, at most one of each family.
     last: Vec<IpAddr>,
-    /// Freed ones, the oldest first, each once.
-    freed: Vec<IpAddr>,
+    /// Freed ones, the oldest first, each once; an address a line. Every ADD and DEL reads and writes it: as text that
+    /// costs a tenth of what parsing and printing each address does.
+    freed: String,
 }
 
 impl Pool {
     /// A pool whose round goes on after these addresses.
     pub(super) fn after(last: &[IpAddr]) -> Self {
-        Self { last: last.to_vec(), freed: Vec::new() }
+        Self { last: last.to_vec(), freed: String::new() }
     }
 
     /// Takes the next address of `ranges` that is not in `used`; `None`: there is none.
     pub(super) fn take(&mut self, family: Family, ranges: &Ranges, used: &HashSet<IpAddr>) -> Option<IpAddr> {
         let last = self.last.iter().copied().find(|last| Family::of(*last) == family);
-        let freed: HashSet<IpAddr> = self.freed.iter().copied().collect();
-        let fresh = ranges.after(last).find(|address| !used.contains(address) && !freed.contains(address));
-        let Some(fresh) = fresh else { return self.take_oldest(ranges, used) };
+        let freed: HashSet<&str> = self.freed.lines().filter(|line| of_family(line, family)).collect();
+        let free =
+            |address: &IpAddr| !used.contains(address) && !freed.contains(address.to_string().as_str());
+        let Some(fresh) = ranges.after(last).find(free) else { return self.take_oldest(ranges, used) };
         self.last.retain(|last| Family::of(*last) != family);
         self.last.push(fresh);
         Some(fresh)
     }
 
     fn take_oldest(&mut self, ranges: &Ranges, used: &HashSet<IpAddr>) -> Option<IpAddr> {
-        let free = |address: &IpAddr| ranges.contains(*address) && !used.contains(address);
-        let at = self.freed.iter().position(free)?;
-        Some(self.freed.remove(at))
+        let mut freed = self.freed.lines().filter_map(|line| line.parse().ok());
+        let oldest = freed.find(|address| ranges.contains(*address) && !used.contains(address))?;
+        self.take_fixed(oldest);
+        Some(oldest)
     }
 
     /// Takes exactly this address.
     pub(super) fn take_fixed(&mut self, address: IpAddr) {
-        self.freed.retain(|freed| *freed != address);
+        let address = address.to_string();
+        let others: Vec<&str> = self.freed.lines().filter(|line| *line != address).collect();
+        self.freed = text(&others);
     }
 
     /// Gives an address back.
     pub(super) fn free(&mut self, address: IpAddr) {
-        self.freed.retain(|freed| *freed != address);
-        self.freed.push(address);
         let family = Family::of(address);
-        let alike = |freed: &IpAddr| Family::of(*freed) == family;
-        if self.freed.iter().filter(|freed| alike(freed)).count() > FREED
-            && let Some(oldest) = self.freed.iter().position(alike)
-        {
-            self.freed.remove(oldest);
+        let address = address.to_string();
+        let mut freed: Vec<&str> = self.freed.lines().filter(|line| *line != address).collect();
+        let mut alike = freed.iter().enumerate().filter(|(_, line)| of_family(line, family));
+        if let (Some((oldest, _)), Some(_)) = (alike.next(), alike.nth(FREED - 2)) {
+            freed.remove(oldest);
         }
+        freed.push(&address);
+        self.freed = text(&freed);
     }
+}
+
+fn of_family(line: &str, family: Family) -> bool {
+    line.contains(':') == (family == Family::V6)
+}
+
+fn text(lines: &[&str]) -> String {
+    let mut text = String::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{TITLE}")?;
         self.last.iter().try_for_each(|last| writeln!(f, "last {last}"))?;
-        self.freed.iter().try_for_each(|freed| writeln!(f, "freed {freed}"))?;
-        f.write_str(END)?;
-        f.write_char('\n')
+        writeln!(f, "{FREED_TITLE}\n{}{END}", self.freed)
     }
 }
 
@@ -84,19 +96,20 @@ impl FromStr for Pool {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let body = text.strip_prefix(TITLE).and_then(|body| body.strip_suffix("\nend\n"));
-        let body = body.ok_or("not a whole list of addresses")?;
-        let mut pool = Self::default();
-        for line in body.lines().skip(1) {
-            let (word, address) = line.split_once(' ').ok_or("a line without an address")?;
-            let address = address.parse().map_err(|_| "not an address")?;
-            match word {
-                "last" => pool.last.push(address),
-                "freed" => pool.freed.push(address),
-                _ => return Err("an unknown word"),
+        let mut rest =
+            text.strip_prefix(TITLE).and_then(|rest| rest.strip_prefix('\n')).ok_or("another title")?;
+        let mut last = Vec::new();
+        loop {
+            let (line, after) = rest.split_once('\n').ok_or("not whole")?;
+            rest = after;
+            if line == FREED_TITLE {
+                break;
             }
+            let address = line.strip_prefix("last ").ok_or("an unknown word")?;
+            last.push(address.parse().map_err(|_| "not an address")?);
         }
-        Ok(pool)
+        let freed = rest.strip_suffix('\n').and_then(|rest| rest.strip_suffix(END)).ok_or("not whole")?;
+        Ok(Self { last, freed: freed.to_owned() })
     }
 }
 
@@ -143,8 +156,8 @@ mod tests {
             pool.free(IpAddr::V4(n.into()));
             pool.free(IpAddr::V6(u128::from(n).into()));
         }
-        assert_eq!(pool.freed.len(), 2 * FREED);
-        assert!(!pool.freed.contains(&IpAddr::V4(0.into())));
+        assert_eq!(pool.freed.lines().count(), 2 * FREED);
+        assert!(!pool.freed.starts_with("0.0.0.0\n"));
         let next =
             pool.take(Family::V4, &Ranges::new(Family::V4, &["0.0.0.0/0".parse().unwrap()]), &HashSet::new());
         assert_eq!(next, Some(IpAddr::V4(257.into())), "the round passes over what was freed lately");
@@ -159,7 +172,7 @@ mod tests {
         let whole = text.len();
         assert!((0..whole).all(|end| text[..end].parse::<Pool>().is_err()), "a torn file is not believed");
         assert!(text.replace("last", "lost").parse::<Pool>().is_err());
-        assert!(text.replace("10.0.0.3", "10.0.0").parse::<Pool>().is_err());
+        assert!(text.replace("10.0.0.7", "10.0.0").parse::<Pool>().is_err());
         assert_eq!(Pool::default().to_string().parse(), Ok(Pool::default()));
     }
 }

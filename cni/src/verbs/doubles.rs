@@ -24,6 +24,8 @@ use crate::{
 
 pub(super) const NOW: u64 = 1_000_000;
 pub(super) const OWN_COOKIE: u64 = 1;
+/// What the panic of a killed plugin says.
+const KILLED: &str = "killed by the test";
 
 /// What exists, and what was done.
 #[derive(Debug, Default)]
@@ -52,6 +54,8 @@ pub(super) struct Doubles {
     pub(super) state: Rc<RefCell<State>>,
     /// The steps that fail, by their place in the order.
     pub(super) failing: Rc<RefCell<BTreeSet<usize>>>,
+    /// The step at which the plugin is killed.
+    pub(super) deadly: Rc<Cell<Option<usize>>>,
     /// What every step of this name fails with.
     pub(super) broken: Rc<RefCell<BTreeMap<String, Error>>>,
     count: Rc<Cell<usize>>,
@@ -95,6 +99,7 @@ impl Doubles {
         Self {
             state: Rc::new(RefCell::new(state)),
             failing: Rc::default(),
+            deadly: Rc::default(),
             broken: Rc::default(),
             count: Rc::default(),
         }
@@ -107,6 +112,13 @@ impl Doubles {
 
     pub(super) fn break_step(&self, name: &str) {
         self.broken.borrow_mut().insert(name.to_owned(), Error::new(Code::Io, format!("{name} broke")));
+    }
+
+    /// From now on everything works.
+    pub(super) fn mend(&self) {
+        self.failing.borrow_mut().clear();
+        self.broken.borrow_mut().clear();
+        self.deadly.set(None);
     }
 
     pub(super) fn steps(&self) -> Vec<String> {
@@ -123,6 +135,7 @@ impl Doubles {
     fn step(&self, name: &str) -> Result<(), Error> {
         self.state.borrow_mut().steps.push(name.to_owned());
         self.count.set(self.count.get() + 1);
+        assert_ne!(self.deadly.get(), Some(self.count.get()), "{KILLED}");
         if let Some(error) = self.broken.borrow().get(name) {
             return Err(error.clone());
         }
@@ -165,6 +178,13 @@ impl Storage for Doubles {
     fn list(&self) -> Result<Vec<Attachment>, Error> {
         self.step("list")?;
         Ok(self.state.borrow().records.values().cloned().collect())
+    }
+
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error> {
+        self.step("release_unchanged")?;
+        let same = self.state.borrow().records.get(&seen.id) == Some(seen);
+        self.change(|state| same && state.records.remove(&seen.id).is_some());
+        Ok(same)
     }
 
     fn release(&self, id: &AttachmentId) -> Result<(), Error> {

@@ -47,7 +47,9 @@ fn collect(task: &Task<'_>, record: &Attachment) -> Result<(), Error> {
     }
     let facts = world.facts().ok();
     world.disconnect(record, facts.as_ref().map(|facts| &facts.pins))?;
-    world.release(&record.id)?;
+    if !world.release_unchanged(record)? {
+        return Ok(());
+    }
     let address = record.addresses.first().map(ToString::to_string).unwrap_or_default();
     world.log(&format!("removed {} ({address}): it is in no list and its namespace is gone", record.id));
     Ok(())

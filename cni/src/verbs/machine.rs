@@ -112,6 +112,10 @@ impl Storage for Machine {
         self.store()?.list().map_err(|error| of_store(&error))
     }
 
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error> {
+        self.store()?.release_unchanged(seen).map_err(|error| of_store(&error))
+    }
+
     fn release(&self, id: &AttachmentId) -> Result<(), Error> {
         self.store()?.release(id).map(drop).map_err(|error| of_store(&error))
     }

@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Document, Network},
-    spec::{Call, Code, Error, Verb, Version, version_answer},
+    spec::{Call, CallError, Code, Error, Verb, Version, version_answer},
 };
 pub use machine::Machine;
 pub use refusal::Refusal;
@@ -53,25 +53,33 @@ impl Outcome {
     }
 }
 
-/// Answers a call. `stdin` is what came on standard input, `open` gives what works in a run folder.
-pub fn answer<W: World>(call: &Call, stdin: &[u8], open: impl FnOnce(&Path) -> W) -> Outcome {
+/// Answers a call, which may be a wrong one. `stdin` is what came on standard input, `open` gives what works in a run
+/// folder.
+pub fn answer<W: World>(
+    call: Result<Call, CallError>,
+    stdin: &[u8],
+    open: impl FnOnce(&Path) -> W,
+) -> Outcome {
+    let document = Document::parse(stdin);
+    let version = document.as_ref().ok().and_then(Document::version).unwrap_or(Version::NEWEST);
+    let told = |error: Error| Outcome::failed(&error, version);
+    let call = match call {
+        Ok(call) => call,
+        Err(error) => return told(error.into()),
+    };
     if call.verb == Verb::Version {
         let request = serde_json::from_slice(stdin).unwrap_or_default();
         return Outcome::done(Some(version_answer(&request)));
     }
-    let document = match Document::parse(stdin) {
-        Ok(document) => document,
-        Err(error) => return Outcome::failed(&error.into(), Version::NEWEST),
-    };
-    let version = document.version().unwrap_or(Version::NEWEST);
-    let network = match Network::read(document, call.verb) {
+    let network = document.and_then(|document| Network::read(document, call.verb));
+    let network = match network {
         Ok(network) => network,
-        Err(error) => return Outcome::failed(&error.into(), version),
+        Err(error) => return told(error.into()),
     };
     let world = open(&network.run_dir);
-    match perform(&Task { call, network: &network, stdin, world: &world }) {
+    match perform(&Task { call: &call, network: &network, stdin, world: &world }) {
         Ok(document) => Outcome::done(document),
-        Err(error) => Outcome::failed(&error, version),
+        Err(error) => told(error),
     }
 }
 

@@ -40,6 +40,8 @@ pub trait Storage {
     fn get(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error>;
     /// All.
     fn list(&self) -> Result<Vec<Attachment>, Error>;
+    /// Forgets one that is still what was seen of it.
+    fn release_unchanged(&self, seen: &Attachment) -> Result<bool, Error>;
     /// Forgets one.
     fn release(&self, id: &AttachmentId) -> Result<(), Error>;
 }

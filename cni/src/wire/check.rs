@@ -39,7 +39,7 @@ pub(super) fn check(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>,
     let index = device.header.index;
     let mut found = end(&attachment.host_device, &device, attachment.mtu);
     found.extend(host_side(&mut host, attachment, index)?);
-    found.extend(guarded(attachment, pins, index)?);
+    found.extend(guarded(&mut host, attachment, pins, index)?);
     found.extend(pod_side(&namespace, attachment, index)?);
     Ok(found)
 }
@@ -91,13 +91,18 @@ fn neighbour(host: &mut Rtnetlink, address: IpAddr, index: u32) -> Result<Option
     }
 }
 
-fn guarded(attachment: &Attachment, pins: &Pins, index: u32) -> Result<Vec<String>, WireError> {
+fn guarded(
+    host: &mut Rtnetlink,
+    attachment: &Attachment,
+    pins: &Pins,
+    index: u32,
+) -> Result<Vec<String>, WireError> {
     let mut found = Vec::new();
     if !guard::is_recorded(pins, index, &plan::endpoint(attachment))? {
         found.push(format!("the guard of {} does not know the pod's addresses", attachment.host_device));
     }
-    for side in plan::sides(attachment, pins.tcx) {
-        if !guard::is_attached(pins, index, side)? {
+    for side in plan::sides(attachment) {
+        if !guard::is_attached(host, pins, index, side)? {
             found.push(format!("no guard is attached to {} ({side:?})", attachment.host_device));
         }
     }

@@ -1,4 +1,4 @@
-//! The guard on the host's end: the endpoint record, and the links of the programs that the agent pinned.
+//! The guard on the host's end: the endpoint record, and the programs that the agent pinned, attached.
 //!
 //! Must not know what the programs do.
 
@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proxy_common::{ENDPOINT_SCHEMA_HASH, EndpointValue};
+use proxy_common::{ENDPOINT_SCHEMA_HASH, EndpointValue, names};
 use proxy_kernel::bpf::{self, Access, ElementMap};
 
-use super::{WireError, plan::Side};
+use super::{WireError, filter, netlink::Rtnetlink, plan::Side};
 use crate::facts::Pins;
 
 /// `BPF_TCX_INGRESS` (linux/bpf.h): what comes from the device, here out of the pod.
@@ -35,6 +35,15 @@ impl Side {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
+        }
+    }
+
+    /// Name of the program.
+    pub(super) fn program_name(self) -> &'static str {
+        let [ingress, egress] = names::GUARD_PROGRAMS;
+        match self {
+            Self::Ingress => ingress,
+            Self::Egress => egress,
         }
     }
 
@@ -107,10 +116,13 @@ fn remove(path: &Path, key: &[u8]) -> Result<(), WireError> {
     }
 }
 
-/// Attaches the program to the device and pins the link, so that it stays when this process ends.
-pub(super) fn attach(pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
+/// Attaches the program to the device, so that it stays when this process ends.
+pub(super) fn attach(host: &mut Rtnetlink, pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
     let path = side.program(pins);
     let program = bpf::open_pin(path, Access::Full).map_err(cannot("open the program", path))?;
+    if !pins.tcx {
+        return filter::attach(host, program.as_fd(), index, side);
+    }
     let link = bpf::link_to_device(program.as_fd(), index, side.attach_type())
         .map_err(cannot("attach the program", path))?;
     let place = link_path(pins, index, side);
@@ -119,8 +131,16 @@ pub(super) fn attach(pins: &Pins, index: u32, side: Side) -> Result<(), WireErro
     bpf::pin(link.as_fd(), &place).map_err(cannot("pin a link at", &place))
 }
 
-/// Whether the pinned link holds a program on the device.
-pub(super) fn is_attached(pins: &Pins, index: u32, side: Side) -> Result<bool, WireError> {
+/// Whether the program is on the device, by a pinned link or as a filter.
+pub(super) fn is_attached(
+    host: &mut Rtnetlink,
+    pins: &Pins,
+    index: u32,
+    side: Side,
+) -> Result<bool, WireError> {
+    if !pins.tcx {
+        return filter::is_attached(host, index, side);
+    }
     let path = link_path(pins, index, side);
     let info = bpf::open_pin(&path, Access::Full).and_then(|link| bpf::link_info(link.as_fd()));
     match info {
@@ -130,12 +150,12 @@ pub(super) fn is_attached(pins: &Pins, index: u32, side: Side) -> Result<bool, W
     }
 }
 
-/// Detaches one side.
+/// Removes the pinned link of one side; a filter goes with its device.
 pub(super) fn detach(pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
     unpin(&link_path(pins, index, side))
 }
 
-/// Detaches whatever is there.
+/// Removes the pinned links of a device.
 pub(super) fn detach_all(pins: &Pins, index: u32) -> Result<(), WireError> {
     Side::BOTH.into_iter().try_for_each(|side| detach(pins, index, side))
 }

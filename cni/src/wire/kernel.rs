@@ -2,18 +2,19 @@
 //!
 //! Holds a netlink socket in each namespace. Must not know the order of the steps.
 
-use std::{net::IpAddr, os::fd::AsFd, thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkFlags, LinkMessage, State},
+    route::RouteType,
 };
 
 use super::{
     WireError, guard, message,
     netlink::{Refusal, Rtnetlink},
-    netns::{Namespace, inside},
+    netns::Namespace,
     plan::{Pair, Place, Step, Undo},
     run::Effects,
     setting::{self, Setting},
@@ -22,10 +23,9 @@ use crate::facts::Pins;
 
 /// The first device of every namespace.
 const LOOPBACK: u32 = 1;
-/// How often and after which pause it is looked whether the pod's end sends: 20 ms in all. It does at the first look
-/// since Linux 6.8, which settles the state before it answers.
-const SETTLE_LOOKS: u32 = 40;
-const SETTLE_PAUSE: Duration = Duration::from_micros(500);
+/// How often and after which pause it is looked whether everything has settled: 20 ms in all.
+const SETTLE_LOOKS: u32 = 200;
+const SETTLE_PAUSE: Duration = Duration::from_micros(100);
 
 /// Both namespaces and what is known of the pair.
 #[derive(Debug)]
@@ -41,8 +41,7 @@ pub(super) struct Kernel<'a> {
 
 /// Opens a socket inside a pod.
 pub(super) fn pod_socket(namespace: &Namespace) -> Result<Rtnetlink, WireError> {
-    let socket = inside(&namespace.file, Rtnetlink::open);
-    socket.and_then(|socket| socket).map_err(WireError::Socket)
+    namespace.inside(Rtnetlink::open)?.map_err(WireError::Socket)
 }
 
 /// The device of this name, if there is one.
@@ -71,7 +70,7 @@ impl<'a> Kernel<'a> {
     }
 
     fn make_pair(&mut self, pair: &Pair) -> Result<Option<Undo>, WireError> {
-        let request = message::pair(pair, self.namespace.file.as_fd());
+        let request = message::pair(pair, self.namespace.as_fd());
         self.host.change(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|refusal| {
             if refusal.is(libc::EEXIST) {
                 return WireError::Exists { ifname: pair.ifname.clone() };
@@ -102,14 +101,9 @@ impl<'a> Kernel<'a> {
     fn settings(&self, place: Place, settings: &[Setting]) -> Result<Option<Undo>, WireError> {
         let before = match place {
             Place::Host => setting::apply(settings)?,
-            Place::Pod => self.inside(|| setting::apply(settings))??,
+            Place::Pod => self.namespace.inside(|| setting::apply(settings))??,
         };
         Ok((!before.is_empty()).then_some(Undo::Settings(place, before)))
-    }
-
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, WireError> {
-        inside(&self.namespace.file, work)
-            .map_err(|source| WireError::Enter { path: "of the pod".into(), source })
     }
 
     fn loopback(&mut self) -> Result<Option<Undo>, WireError> {
@@ -159,17 +153,25 @@ impl<'a> Kernel<'a> {
         self.host.change(request, NLM_F_CREATE | NLM_F_REPLACE).map_err(WireError::kernel(attempt))
     }
 
-    /// The pod's end was up first, so it begins to send only when the kernel has noticed that the other end came up.
-    fn settle(&mut self) {
+    /// What the kernel does a moment later on a thread of its own is waited for: the pod's end was up first, so it begins to
+    /// send only when the kernel has noticed that the other end came up; and an IPv6 address is taken in only when its
+    /// local route is there, even without DAD. A kernel that takes longer does it without us.
+    fn settle(&mut self, addresses: &[IpAddr]) {
         for _ in 0..SETTLE_LOOKS {
-            match self.pod.get(message::link(self.pod_index)) {
-                Ok(RouteNetlinkMessage::NewLink(link)) if !is_operational(&link) => {
-                    thread::sleep(SETTLE_PAUSE)
-                }
-                _ => return,
+            let looks = self.pod.get(message::link(self.pod_index));
+            let sends = matches!(looks, Ok(RouteNetlinkMessage::NewLink(link)) if is_operational(&link));
+            if sends && addresses.iter().all(|address| is_local(&mut self.pod, *address)) {
+                return;
             }
+            thread::sleep(SETTLE_PAUSE);
         }
     }
+}
+
+/// Whether a namespace takes what comes to the address.
+pub(super) fn is_local(socket: &mut Rtnetlink, address: IpAddr) -> bool {
+    let way = socket.get(message::way_to(address));
+    matches!(way, Ok(RouteNetlinkMessage::NewRoute(way)) if way.header.kind == RouteType::Local)
 }
 
 /// Whether a device sends.
@@ -177,7 +179,7 @@ pub(super) fn is_operational(link: &LinkMessage) -> bool {
     link.attributes.contains(&LinkAttribute::OperState(State::Up))
 }
 
-pub(super) fn name(place: Place) -> &'static str {
+fn name(place: Place) -> &'static str {
     match place {
         Place::Host => "host's",
         Place::Pod => "pod's",
@@ -194,18 +196,22 @@ impl Effects for Kernel<'_> {
                 return guard::record(self.pins, self.host_index, endpoint).map(|()| Some(Undo::Endpoint));
             }
             Step::Guard(side) => {
-                return guard::attach(self.pins, self.host_index, *side).map(|()| Some(Undo::Guard(*side)));
+                return guard::attach(&mut self.host, self.pins, self.host_index, *side)
+                    .map(|()| Some(Undo::Guard(*side)));
             }
             Step::PacketOnly(cookie) => {
                 return guard::exempt(self.pins, *cookie).map(|()| Some(Undo::PacketOnly(*cookie)));
             }
             // What hangs on a device goes with it.
             Step::Address(address) => self.address(*address)?,
-            Step::Up(place) => self.up(*place)?,
+            Step::Up(place) => {
+                self.up(*place)?;
+                return Ok((*place == Place::Host).then_some(Undo::Down));
+            }
             Step::Neighbour(place, address, mac) => self.neighbour(*place, *address, *mac)?,
             Step::DefaultRoute(gateway) => self.default_route(*gateway)?,
             Step::HostRoute(address) => self.host_route(*address)?,
-            Step::Settle => self.settle(),
+            Step::Settle(addresses) => self.settle(addresses),
         }
         Ok(None)
     }
@@ -217,7 +223,11 @@ impl Effects for Kernel<'_> {
                 setting::restore(before);
                 Ok(())
             }
-            Undo::Settings(Place::Pod, before) => self.inside(|| setting::restore(before)),
+            Undo::Settings(Place::Pod, before) => self.namespace.inside(|| setting::restore(before)),
+            Undo::Down => {
+                let attempt = WireError::kernel("bring the host's end down".to_owned());
+                self.host.change(message::link_state(self.host_index, false), 0).map_err(attempt)
+            }
             Undo::Endpoint => guard::forget(self.pins, self.host_index),
             Undo::Guard(side) => guard::detach(self.pins, self.host_index, *side),
             Undo::PacketOnly(cookie) => guard::unexempt(self.pins, *cookie),

@@ -1,4 +1,4 @@
-//! A host and a pod for tests on a real kernel: namespaces, maps, a guard that admits everything.
+//! A host and a pod for tests on a real kernel: namespaces, maps, a guard that admits everything or nothing.
 //!
 //! All of it is gone with the values, also when a test fails. Must not know what is tested.
 
@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -17,11 +18,14 @@ use nix::{
 use proxy_common::EndpointValue;
 use proxy_kernel::bpf;
 
-use super::{identify, message, netlink::Rtnetlink, netns::inside, sample};
+use super::{identify, kernel::is_local, message, netlink::Rtnetlink, netns::inside, sample};
 use crate::{facts::Pins, record::Attachment};
 
 /// The addresses of the host in a lab.
 pub(super) const HOST: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+/// Much longer than anything takes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a test with a new namespace as the host's: that of the test's thread. The host has addresses of both families.
 pub(super) fn on_a_host(test: impl FnOnce(&Lab) + Send) {
@@ -35,6 +39,12 @@ pub(super) fn on_a_host(test: impl FnOnce(&Lab) + Send) {
             }
             for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                 fs::write(format!("/proc/sys/net/{key}"), "1").unwrap();
+            }
+            let addresses = HOST.map(|address| address.parse().unwrap());
+            let start = Instant::now();
+            while !addresses.iter().all(|address| is_local(&mut host, *address)) {
+                assert!(start.elapsed() < PATIENCE, "the kernel does not take the host's addresses");
+                thread::sleep(Duration::from_millis(1));
             }
             test(&Lab::new());
         });
@@ -57,10 +67,16 @@ impl Lab {
         fs::create_dir(&pins.links).unwrap();
         bpf::pin(hash(4, size_of::<EndpointValue>()).as_fd(), &pins.endpoints).unwrap();
         bpf::pin(hash(8, 1).as_fd(), &pins.packet_only).unwrap();
-        let program = admit_all();
+        let program = guard(true);
         bpf::pin(program.as_fd(), &pins.guard_ingress).unwrap();
         bpf::pin(program.as_fd(), &pins.guard_egress).unwrap();
         Self { folder, pins }
+    }
+
+    /// Pins another guard for what comes out of pods.
+    pub(super) fn replace_guard(&self, admits: bool) {
+        fs::remove_file(&self.pins.guard_ingress).unwrap();
+        bpf::pin(guard(admits).as_fd(), &self.pins.guard_ingress).unwrap();
     }
 
     /// Everything that wiring could leave behind on the host.
@@ -89,18 +105,21 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// Devices, addresses, routes and neighbours of this thread's namespace, and settings that wiring changes.
 pub(super) fn of_namespace() -> Vec<String> {
-    use netlink_packet_route::RouteNetlinkMessage as Message;
+    use netlink_packet_route::{
+        RouteNetlinkMessage as Message, link::LinkMessage, neighbour::NeighbourMessage, route::RouteMessage,
+    };
     let mut socket = Rtnetlink::open().unwrap();
     let mut traces = Vec::new();
     for request in [
-        Message::GetLink(Default::default()),
-        Message::GetAddress(Default::default()),
-        Message::GetRoute(Default::default()),
-        Message::GetNeighbour(Default::default()),
+        Message::GetLink(LinkMessage::default()),
+        message::addresses(),
+        Message::GetRoute(RouteMessage::default()),
+        Message::GetNeighbour(NeighbourMessage::default()),
     ] {
         traces.extend(socket.dump(&request).unwrap().iter().map(essence));
     }
-    traces.retain(|trace| !trace.is_empty());
+    // Link-local addresses and what belongs to them come when the kernel likes.
+    traces.retain(|trace| !trace.is_empty() && !trace.contains("fe80:") && !trace.contains("(ff00::)"));
     traces.sort();
     for key in ["all/disable_ipv6", "default/disable_ipv6", "lo/disable_ipv6"] {
         traces.push(fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).unwrap());
@@ -230,9 +249,10 @@ fn hash(key: usize, value: usize) -> OwnedFd {
     owned(bpf_call(0, &mut attr).unwrap())
 }
 
-/// A program for a device that leaves everything to the next one: `r0 = TCX_NEXT; exit`.
-fn admit_all() -> OwnedFd {
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+/// A program for a device: `r0 = TCX_NEXT; exit`, or `TCX_DROP`.
+fn guard(admits: bool) -> OwnedFd {
+    let verdict = if admits { 0xffff_ffff } else { 2 };
+    let instructions: [u64; 2] = [verdict << 32 | 0xb7, 0x95];
     let mut attr = ProgramAttr {
         kind: 3,
         count: 2,

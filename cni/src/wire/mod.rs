@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod filter;
 mod guard;
 mod kernel;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::path::Path;
 
 pub use self::{
     error::{Refusal, WireError},
+    filter::{HANDLE as FILTER_HANDLE, NAME as FILTER_NAME, PRIORITY as FILTER_PRIORITY},
     plan::{GATEWAY4, GATEWAY6, gateway},
 };
 use self::{kernel::Kernel, netns::Namespace};
@@ -80,7 +82,7 @@ fn open(attachment: &Attachment) -> Result<Namespace, WireError> {
 }
 
 fn wire(attachment: &Attachment, namespace: &Namespace, pins: &Pins) -> Result<Wired, WireError> {
-    let steps = plan::plan(attachment, pins.tcx)?;
+    let steps = plan::plan(attachment)?;
     let mut kernel = Kernel::open(namespace, pins)?;
     run::run(&steps, &mut kernel)?;
     Ok(Wired { host_index: kernel.host_index })

@@ -212,6 +212,8 @@ fn sentence(rest: &[u8], flags: u16) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
     use super::*;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -254,10 +256,49 @@ mod tests {
         assert!(refusal.is(libc::EEXIST));
     }
 
+    fn done(flags: u16, code: i32) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut bytes = [20, 0, 0, 0, 3, 0].to_vec();
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(code.to_ne_bytes());
+        NetlinkMessage::deserialize(&bytes).unwrap()
+    }
+
+    #[test]
+    fn a_list_that_changed_while_it_was_read_is_known_by_its_flag_and_a_broken_one_by_its_end() {
+        let mut answer = Answer::default();
+        answer.add(done(NLM_F_DUMP_INTR, 0)).unwrap();
+        assert!(answer.complete && answer.interrupted);
+        let mut answer = Answer::default();
+        answer.add(done(0, 0)).unwrap();
+        assert!(answer.complete && !answer.interrupted);
+        assert!(Answer::default().add(done(0, -libc::ENOBUFS)).unwrap_err().is(libc::ENOBUFS));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_passed_over() {
+        let mut host = Rtnetlink::open().unwrap();
+        let mut late = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        late.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        late.header.sequence_number = 77;
+        late.finalize();
+        let mut bytes = vec![0; late.buffer_len()];
+        late.serialize(&mut bytes);
+        host.socket.send(&bytes, 0).unwrap();
+        let Ok(RouteNetlinkMessage::NewLink(lo)) = host.get(lo()) else { panic!("no lo") };
+        assert_eq!(lo.header.index, 1);
+    }
+
+    fn lo() -> RouteNetlinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 1;
+        RouteNetlinkMessage::GetLink(message)
+    }
+
     #[test]
     fn a_thread_of_no_privilege_can_ask_for_lo() {
         let mut host = Rtnetlink::open().unwrap();
-        let links = host.dump(&RouteNetlinkMessage::GetLink(Default::default())).unwrap();
+        let links = host.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).unwrap();
         assert!(!links.is_empty());
     }
 }

@@ -7,10 +7,10 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -29,7 +29,9 @@ const NSFS_MAGIC: u32 = 0x6e73_6673;
 /// A namespace that was opened, so that it lives on, whatever becomes of its path.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    pub(super) file: File,
+    path: PathBuf,
+    file: File,
+    /// Which one it is.
     pub(super) id: NetnsId,
 }
 
@@ -47,12 +49,24 @@ impl Namespace {
                     inode: metadata.ino(),
                     cookie: cookie.map_err(cannot)?,
                 };
-                Ok(Some(Self { file, id }))
+                Ok(Some(Self { path: path.to_owned(), file, id }))
             }
             // A namespace of another kind.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
             Err(error) => Err(cannot(error)),
         }
+    }
+}
+
+impl Namespace {
+    /// Works inside it.
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, WireError> {
+        inside(&self.file, work).map_err(|source| WireError::Enter { path: self.path.clone(), source })
+    }
+
+    /// For messages that name it.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -83,8 +83,8 @@ pub(super) enum Step {
     DefaultRoute(IpAddr),
     /// The host's way to the pod.
     HostRoute(IpAddr),
-    /// Wait until the pod's end sends.
-    Settle,
+    /// Wait until the pod's end sends, and what comes to these addresses is taken.
+    Settle(Vec<IpAddr>),
 }
 
 /// How a step is undone.
@@ -98,26 +98,31 @@ pub(super) enum Undo {
     Endpoint,
     /// Detach the guard.
     Guard(Side),
+    /// Bring the host's end down, so that nothing passes when the guard goes.
+    Down,
     /// Forget the namespace.
     PacketOnly(u64),
     /// Bring loopback down.
     Loopback,
 }
 
-/// The steps for an attachment. `tcx`: this plugin attaches the guard, otherwise the agent does.
-pub(super) fn plan(attachment: &Attachment, tcx: bool) -> Result<Vec<Step>, WireError> {
+/// The steps for an attachment.
+pub(super) fn plan(attachment: &Attachment) -> Result<Vec<Step>, WireError> {
     check_mtu(attachment)?;
     let mut steps = vec![Step::Pair(pair(attachment))];
     steps.push(Step::Settings(Place::Pod, setting::of_pod(attachment)));
+    // Early: the kernel finishes them on a thread of its own, while the rest is done.
+    steps.extend(attachment.addresses.iter().copied().map(Step::Address));
     steps.push(Step::Settings(Place::Host, setting::of_host(attachment)));
-    steps.extend(guard(attachment, tcx));
+    steps.push(Step::Endpoint(Box::new(endpoint(attachment))));
+    steps.extend(sides(attachment).into_iter().map(Step::Guard));
     if attachment.socket_lb_off {
         steps.push(Step::PacketOnly(attachment.netns.cookie));
     }
     steps.push(Step::Loopback);
     steps.extend(pod_side(attachment));
     steps.extend(host_side(attachment));
-    steps.push(Step::Settle);
+    steps.push(Step::Settle(attachment.addresses.clone()));
     Ok(steps)
 }
 
@@ -139,18 +144,11 @@ fn pair(attachment: &Attachment) -> Pair {
     }
 }
 
-fn guard(attachment: &Attachment, tcx: bool) -> Vec<Step> {
-    let mut steps = vec![Step::Endpoint(Box::new(endpoint(attachment)))];
-    steps.extend(sides(attachment, tcx).into_iter().map(Step::Guard));
-    steps
-}
-
-/// Where the guard is attached by this plugin.
-pub(super) fn sides(attachment: &Attachment, tcx: bool) -> Vec<Side> {
-    match (tcx, attachment.bandwidth.ingress) {
-        (false, _) => Vec::new(),
-        (true, None) => vec![Side::Ingress],
-        (true, Some(_)) => vec![Side::Ingress, Side::Egress],
+/// Where the guard is attached: what goes into the pod needs it only where that is limited.
+pub(super) fn sides(attachment: &Attachment) -> Vec<Side> {
+    match attachment.bandwidth.ingress {
+        None => vec![Side::Ingress],
+        Some(_) => vec![Side::Ingress, Side::Egress],
     }
 }
 
@@ -181,10 +179,8 @@ fn in_bytes(rate: Option<Rate>) -> (u64, u64) {
 }
 
 fn pod_side(attachment: &Attachment) -> Vec<Step> {
-    let addresses = attachment.addresses.iter().copied();
-    let mut steps: Vec<Step> = addresses.clone().map(Step::Address).collect();
-    steps.push(Step::Up(Place::Pod));
-    for gateway in addresses.map(gateway) {
+    let mut steps = vec![Step::Up(Place::Pod)];
+    for gateway in attachment.addresses.iter().copied().map(gateway) {
         steps.push(Step::Neighbour(Place::Pod, gateway, attachment.host_mac));
         steps.push(Step::DefaultRoute(gateway));
     }
@@ -211,7 +207,7 @@ mod tests {
     use crate::{record::Bandwidth, wire::sample};
 
     fn steps(attachment: &Attachment) -> Vec<Step> {
-        plan(attachment, true).unwrap()
+        plan(attachment).unwrap()
     }
 
     fn place(steps: &[Step], wanted: &Step) -> usize {
@@ -233,7 +229,7 @@ mod tests {
             assert!(place(&steps, &before) < up, "{before:?}");
         }
         assert!(matches!(steps.first(), Some(Step::Pair(_))));
-        assert_eq!(steps.last(), Some(&Step::Settle));
+        assert_eq!(steps.last(), Some(&Step::Settle(attachment.addresses.clone())));
     }
 
     #[test]
@@ -255,10 +251,8 @@ mod tests {
     fn the_guard_looks_at_what_goes_in_only_where_that_is_limited() {
         let limited = Bandwidth { ingress: Some(Rate { rate: 8_000, burst: 16_000 }), egress: None };
         let attachment = Attachment { bandwidth: limited, ..sample::dual_stack() };
-        assert_eq!(sides(&sample::dual_stack(), true), [Side::Ingress]);
-        assert_eq!(sides(&attachment, true), [Side::Ingress, Side::Egress]);
-        assert_eq!(sides(&attachment, false), []);
-        assert!(plan(&attachment, false).unwrap().iter().any(|step| matches!(step, Step::Endpoint(_))));
+        assert_eq!(sides(&sample::dual_stack()), [Side::Ingress]);
+        assert_eq!(sides(&attachment), [Side::Ingress, Side::Egress]);
         let told = endpoint(&attachment);
         assert_eq!((told.from_rate, told.from_burst, told.to_rate, told.to_burst), (0, 0, 1_000, 2_000));
     }
@@ -278,7 +272,7 @@ mod tests {
     #[test]
     fn an_mtu_that_a_family_cannot_live_with_is_refused() {
         let mtu = |mtu, addresses: Vec<IpAddr>| {
-            plan(&Attachment { mtu, addresses, ..sample::dual_stack() }, true).map(drop)
+            plan(&Attachment { addresses, mtu, ..sample::dual_stack() }).map(drop)
         };
         let v4 = || vec!["10.244.1.5".parse().unwrap()];
         assert!(mtu(1279, sample::dual_stack().addresses).unwrap_err().to_string().contains("1280"));

@@ -14,7 +14,10 @@ use crate::{facts::Pins, record::Attachment};
 /// Removes whatever exists of the attachment. All of it is tried; the first failure is told.
 pub(super) fn disconnect(attachment: &Attachment, pins: Option<&Pins>) -> Result<(), WireError> {
     let mut host = Rtnetlink::open().map_err(WireError::Socket)?;
-    let cookie = pins.map_or(Ok(()), |pins| guard::unexempt(pins, attachment.netns.cookie));
+    let cookie = match pins {
+        Some(pins) if attachment.socket_lb_off => guard::unexempt(pins, attachment.netns.cookie),
+        _ => Ok(()),
+    };
     let device = match find(&mut host, &attachment.host_device)? {
         Some(device) => unplug(&mut host, device.header.index, pins),
         None => pins.map_or(Ok(()), |pins| forget_the_gone(&mut host, pins)),

@@ -62,6 +62,7 @@ mod tests {
             Step::Guard(side) => Some(Undo::Guard(*side)),
             Step::PacketOnly(cookie) => Some(Undo::PacketOnly(*cookie)),
             Step::Loopback => Some(Undo::Loopback),
+            Step::Up(Place::Host) => Some(Undo::Down),
             _ => None,
         }
     }
@@ -82,7 +83,7 @@ mod tests {
     }
 
     fn steps() -> Vec<Step> {
-        plan(&Attachment { socket_lb_off: true, ..sample::dual_stack() }, true).unwrap()
+        plan(&Attachment { socket_lb_off: true, ..sample::dual_stack() }).unwrap()
     }
 
     #[test]

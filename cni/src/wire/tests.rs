@@ -13,7 +13,7 @@ use netlink_packet_route::link::{LinkAttribute, State};
 use super::{
     check, connect, disconnect,
     kernel::{Kernel, find},
-    lab::{HOST, Lab, Pod, assert_same, of_namespace, on_a_host},
+    lab::{HOST, Lab, PATIENCE, Pod, assert_same, of_namespace, on_a_host},
     message,
     netlink::Rtnetlink,
     netns::Namespace,
@@ -22,9 +22,6 @@ use super::{
     *,
 };
 use crate::record::{Bandwidth, Rate};
-
-/// Much longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to `address`, from a namespace to one that already listens.
 fn talk(server: impl FnOnce() -> TcpListener, client: impl FnOnce(SocketAddr) -> Vec<u8>) {
@@ -164,7 +161,7 @@ fn a_failure_of_any_step_leaves_host_and_pod_as_they_were() {
     compared(|lab, pod| {
         let attachment = everything(pod, "a");
         let namespace = Namespace::open(&attachment.netns_path).unwrap().unwrap();
-        let steps = plan(&attachment, true).unwrap();
+        let steps = plan(&attachment).unwrap();
         let before = (lab.traces(), pod.run(of_namespace));
         for left in 0..steps.len() {
             let mut effects = FailsAt { kernel: Kernel::open(&namespace, &lab.pins).unwrap(), left };
@@ -184,7 +181,7 @@ fn killed_after_any_step_it_is_disconnected_without_a_trace_and_connected_again(
         let pod = Pod::new();
         let attachment = everything(&pod, "a");
         let namespace = Namespace::open(&attachment.netns_path).unwrap().unwrap();
-        let steps = plan(&attachment, true).unwrap();
+        let steps = plan(&attachment).unwrap();
         let before = lab.traces();
         for count in 0..=steps.len() {
             let part = |count: usize| {
@@ -273,15 +270,41 @@ fn without_the_guard_there_is_no_pod() {
 
 #[test]
 #[ignore = "needs root: makes namespaces"]
-fn on_a_kernel_without_tcx_the_guard_is_told_and_the_agent_attaches() {
+fn without_tcx_the_guard_is_a_filter_that_goes_with_the_device() {
     on_a_host(|lab| {
         let pod = Pod::new();
+        let before = lab.traces();
         let pins = Pins { tcx: false, ..lab.pins.clone() };
-        let attachment = pod.attachment("a");
+        let attachment = everything(&pod, "a");
         let wired = connect(&attachment, &pins).unwrap();
+        both_ways(&pod, &attachment);
         assert!(guard::is_recorded(&pins, wired.host_index, &plan::endpoint(&attachment)).unwrap());
         assert_eq!(guard::pinned(&pins), Vec::<u32>::new());
         assert_eq!(check(&attachment, &pins).unwrap(), Vec::<String>::new());
+        // The same pod, looked at by somebody who expects links.
+        assert!(check(&attachment, &lab.pins).unwrap().join(";").contains("no guard is attached"));
+        disconnect(&attachment, Some(&pins)).unwrap();
+        assert_same(&lab.traces(), &before, "the host");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
+fn what_the_guard_drops_does_not_come_out_of_the_pod() {
+    on_a_host(|lab| {
+        let host = std::net::UdpSocket::bind((HOST[0], 0)).unwrap();
+        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let target = host.local_addr().unwrap();
+        for (tcx, admits) in [(true, true), (true, false), (false, true), (false, false)] {
+            lab.replace_guard(admits);
+            let pins = Pins { tcx, ..lab.pins.clone() };
+            let pod = Pod::new();
+            let attachment = pod.attachment("a");
+            connect(&attachment, &pins).unwrap();
+            pod.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"out", target)).unwrap();
+            assert_eq!(host.recv(&mut [0; 8]).is_ok(), admits, "tcx: {tcx}");
+            disconnect(&attachment, Some(&pins)).unwrap();
+        }
     });
 }
 
@@ -293,7 +316,7 @@ fn what_was_damaged_is_said() {
         ("does not know the pod's addresses", |lab, _, _, index| guard::forget(&lab.pins, index).unwrap()),
         ("no guard is attached", |lab, _, _, index| guard::detach_all(&lab.pins, index).unwrap()),
         ("sockets are translated", |lab, _, attachment, _| {
-            guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap()
+            guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap();
         }),
         ("is down", |_, _, _, index| {
             Rtnetlink::open().unwrap().change(message::link_state(index, false), 0).unwrap();
@@ -336,7 +359,7 @@ fn many_pods_at_once_are_wired_and_gone_again() {
                 });
             });
         };
-        each(|attachment, pins| drop(connect(attachment, pins).unwrap()));
+        each(|attachment, pins| assert!(connect(attachment, pins).unwrap().host_index > 1));
         each(|attachment, pins| assert_eq!(check(attachment, pins).unwrap(), Vec::<String>::new()));
         each(|attachment, pins| disconnect(attachment, Some(pins)).unwrap());
         assert_same(&lab.traces(), &before, "the host");

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 /// Reads an address as kube-proxy does: decimal parts of an IPv4 address may have leading zeros (objects stored before
 /// Kubernetes 1.22 have them), and an IPv4-mapped IPv6 address is the IPv4 address that it holds.
-pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
+pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
         return text.parse::<Ipv6Addr>().ok().map(|address| IpAddr::V6(address).to_canonical());
     }
@@ -19,7 +19,7 @@ pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
 }
 
 /// Reads `address/prefix` and clears the bits after the prefix. A bare address is not a network.
-pub(super) fn parse_network(text: &str) -> Option<IpNetwork> {
+pub(crate) fn parse_network(text: &str) -> Option<IpNetwork> {
     let (address, prefix) = text.split_once('/')?;
     let written_as_v6 = address.contains(':');
     let address = parse_address(address)?;
@@ -32,7 +32,7 @@ pub(super) fn parse_network(text: &str) -> Option<IpNetwork> {
 
 /// The class of an address that neither a Service nor an endpoint may have, because taking it over would redirect
 /// traffic that belongs to a host or a link. Takes canonical addresses (IPv4-mapped ones unwrapped).
-pub(super) fn special_class(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn special_class(address: IpAddr) -> Option<&'static str> {
     let classes = match address {
         IpAddr::V4(v4) => [
             (v4.is_unspecified(), "an unspecified"),

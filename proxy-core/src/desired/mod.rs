@@ -20,7 +20,7 @@
 //! - One owner for one address, port, protocol and scope: by kind ([`FrontendKind`]), then age, then name; between ports
 //!   of one Service the first (`claims.rs`, `frontend.rs`).
 
-mod address;
+pub(crate) mod address;
 mod affinity;
 mod categorize;
 mod claims;

@@ -175,7 +175,7 @@ pub struct HostPort {
     pub protocol: Protocol,
 }
 
-/// A Node: the one the agent runs on.
+/// A Node: the one the agent runs on, or another.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NodeObject {
     /// `metadata.name`.
@@ -187,6 +187,8 @@ pub struct NodeObject {
     pub deleting: bool,
     /// `status.addresses`.
     pub addresses: Vec<NodeAddress>,
+    /// `spec.podCIDRs`; `spec.podCIDR` where that is empty.
+    pub pod_cidrs: Vec<String>,
 }
 
 /// One of `status.addresses` of a Node.

@@ -8,9 +8,11 @@ use std::{
     thread,
 };
 
+use cni::store::Store;
 use proxy_core::{
     desired::{self, NodePortAddresses},
-    diff, model,
+    diff,
+    model::{self, Source},
 };
 use tokio::{
     runtime,
@@ -22,7 +24,7 @@ use tracing::info;
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    keeper::Keeper, local_ports, logging, scrape, shortage,
+    keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage, with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -31,8 +33,10 @@ use crate::{
     devices::{self, Choice},
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
+    pods::host_ports::HostPorts,
     reconcile::{self, Event, Loop, Progress, Reconciler},
-    watch::{self, KubeSettings, WatchError, WatchStatus},
+    routing::{FactsFile, Router},
+    watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
 /// Changes that wait to be taken in; the sources wait when there are more.
@@ -61,6 +65,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         capacities: config.capacities,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
+        pacing: config.packet.pacing,
         ..DataPlaneConfig::default()
     }
 }
@@ -70,8 +75,9 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
     let loop_ended = parts.start_loop(&config, &events, queue)?;
-    let source_ended = parts.start_sources(&config, events.clone());
-    parts.start_servers(&config, events)?;
+    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config)?);
+    let pods = parts.start_pods(&config, &events)?;
+    parts.start_servers(&config, events, pods)?;
     task::spawn(parts.keeper(&config).run());
     task::spawn(parts.device_keeper(&config).run());
     task::spawn(shortage::watch(Arc::clone(&parts.observer)));
@@ -143,6 +149,7 @@ impl Parts {
         let (metrics, progress) = (self.metrics.clone(), Arc::clone(self.readiness.progress()));
         let reconciler =
             Reconciler::restore(desired_settings(config), maps, capacities(config), metrics, progress)?;
+        let reconciler = if config.pods.enabled { reconciler.needing(Source::HostPorts) } else { reconciler };
         let round = Loop::new(reconciler, self.loop_settings(config, questions.clone()));
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let (ended, loop_ended) = oneshot::channel();
@@ -194,11 +201,33 @@ impl Parts {
         }
     }
 
+    /// Keeps the ways to other nodes, if pods get their network from us. Returns where all Nodes are to be told.
+    fn start_routing(&self, config: &Config) -> Result<Option<NodesSender>, CliError> {
+        if !config.pods.enabled {
+            return Ok(None);
+        }
+        let (sender, nodes) = watch_value::channel(None);
+        let pins = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner).guard_pins()?;
+        let facts = FactsFile::new(&config.run_dir, config.pods.routing.node_name.clone(), pins);
+        task::spawn(
+            Router::new(
+                config.pods.routing.clone(),
+                nodes,
+                self.choices.clone(),
+                facts,
+                self.metrics.clone(),
+            )
+            .run(),
+        );
+        Ok(Some(sender))
+    }
+
     /// The result is ready when the source of objects has ended, which it must not.
     fn start_sources(
         &self,
         config: &Config,
         events: mpsc::Sender<Event>,
+        nodes: Option<NodesSender>,
     ) -> task::JoinHandle<Result<(), WatchError>> {
         let (changes, changed) = mpsc::channel(QUEUE);
         let only_primary = config.node_port_addresses == config::NodePortAddresses::Primary;
@@ -208,11 +237,38 @@ impl Parts {
             self.source.clone(),
             config.node_name.clone(),
             changes,
+            nodes,
             Arc::clone(&self.sources),
         ))
     }
 
-    fn start_servers(&self, config: &Config, questions: mpsc::Sender<Event>) -> Result<(), CliError> {
+    /// What the plugin leaves to the agent; `None` if pods are not ours.
+    fn start_pods(
+        &self,
+        config: &Config,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Option<Arc<HostPorts>>, CliError> {
+        if !config.pods.enabled {
+            return Ok(None);
+        }
+        let folder = Store::open(&config.run_dir)?.folder().to_owned();
+        let run_dir = config.run_dir.clone();
+        let read =
+            move || Store::open(&run_dir).and_then(|store| store.list()).map_err(|it| with_causes(&it));
+        let ports = Arc::new(HostPorts::new(Arc::new(read), events.clone()));
+        let follower = Arc::clone(&ports);
+        task::spawn(async move { follower.follow(&folder).await });
+        let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
+        task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
+        Ok(Some(ports))
+    }
+
+    fn start_servers(
+        &self,
+        config: &Config,
+        questions: mpsc::Sender<Event>,
+        pods: Option<Arc<HostPorts>>,
+    ) -> Result<(), CliError> {
         let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources));
         let metrics = health::metrics_router(Arc::new(Exposition::new(&self.metrics, read)));
         task::spawn(health::serve("metrics", config.metrics_address, metrics));
@@ -228,6 +284,7 @@ impl Parts {
             devices: Arc::clone(&self.devices),
             socket_lb: config.packet.socket_lb,
             questions,
+            pods,
         };
         task::spawn(control::serve(&config.run_dir.join(CONTROL_SOCKET), Arc::new(state))?);
         Ok(())

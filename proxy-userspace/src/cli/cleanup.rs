@@ -8,8 +8,11 @@ use std::{
     process::ExitCode,
 };
 
-use super::{CliError, Paths, accept_local::AcceptLocal};
-use crate::dataplane::{self, LockError};
+use super::{CliError, Paths, accept_local::AcceptLocal, with_causes};
+use crate::{
+    dataplane::{self, LockError},
+    routing,
+};
 
 pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
     if let Some(pid) = dataplane::lock_holder(&paths.lock())? {
@@ -34,6 +37,11 @@ pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
         Ok(true) => writeln!(out, "restored net.ipv4.conf.lo.accept_local")?,
         Ok(false) => {}
         Err(error) => errors.push(format!("net.ipv4.conf.lo.accept_local: {error}")),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(routing::cleanup(&paths.run_dir)) {
+        Ok(removed) => removed.iter().try_for_each(|step| writeln!(out, "{step}"))?,
+        Err(error) => errors.push(with_causes(&error)),
     }
     for path in [paths.socket(), paths.lock()] {
         match fs::remove_file(&path) {

@@ -13,6 +13,7 @@ mod keeper;
 mod local_ports;
 mod logging;
 mod monitor;
+mod pod_keeper;
 mod render;
 mod scrape;
 mod shortage;
@@ -29,6 +30,7 @@ use std::{
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use cni::store::StoreError;
 
 use crate::{
     config::{AgentFlags, ConfigError, DEFAULT_PIN_DIR, DEFAULT_RUN_DIR},
@@ -202,6 +204,8 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Control(#[from] ServerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Install(#[from] InstallError),
     #[error(transparent)]

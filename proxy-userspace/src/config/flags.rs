@@ -32,7 +32,12 @@ fn argument(setting: &'static Setting) -> Arg {
         Default::Number(number) => format!(" [default: {number}]"),
     };
     let help = format!("{}{default} [env: {}]", setting.help, variable(setting.name));
-    Arg::new(setting.name).long(setting.name).value_name(setting.value_name).help(help)
+    let argument = Arg::new(setting.name).long(setting.name).value_name(setting.value_name).help(help);
+    match setting.value_name {
+        // Without a value, a switch is on.
+        "BOOL" => argument.num_args(0..=1).default_missing_value("true"),
+        _ => argument,
+    }
 }
 
 impl Args for AgentFlags {

@@ -9,6 +9,7 @@ mod flags;
 mod layers;
 mod packet;
 mod parse;
+mod pods;
 mod ports;
 mod setting;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use error::ConfigError;
 pub use flags::AgentFlags;
 pub use layers::{Layers, Origin, Resolved};
 pub use packet::PacketConfig;
+pub use pods::PodConfig;
 pub use ports::PortRange;
 pub use setting::{DEFAULT_PIN_DIR, DEFAULT_RUN_DIR, SETTINGS, Setting};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// The packet path.
     pub packet: PacketConfig,
+    /// The pod network.
+    pub pods: PodConfig,
     /// Label value of the Services to serve; `None`: those without the label.
     pub service_proxy_name: Option<String>,
     /// Duration of one watch request.

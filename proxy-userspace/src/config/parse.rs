@@ -6,7 +6,9 @@ use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str
 
 use ipnetwork::IpNetwork;
 
-use super::{Config, ConfigError, LogFormat, NodePortAddresses, Origin, Resolved, SourceConfig};
+use super::{
+    Config, ConfigError, LogFormat, NodePortAddresses, Origin, Resolved, SourceConfig, packet::yes_or_no,
+};
 use crate::dataplane::Capacities;
 
 /// Smallest and largest capacity of a map. The probe takes one place; 2^26 ring positions are 256 MiB.
@@ -43,6 +45,7 @@ impl<'a> Reader<'a> {
             capacities: self.capacities()?,
             node_port_addresses: self.checked("node-port-addresses", node_port_addresses)?,
             packet: self.packet()?,
+            pods: self.pods(self.checked("node-name", node_name)?)?,
             service_proxy_name: self.text("service-proxy-name").filter(|name| !name.is_empty()),
             watch_timeout: self.number("watch-timeout", 5..=290).map(seconds)?,
             min_sync_interval: self.number("min-sync-interval", 0..=10_000).map(milliseconds)?,

@@ -167,6 +167,12 @@ pub const SETTINGS: &[Setting] = &[
         "Ports for packets that get the node's address as their source",
     ),
     number(
+        "pod-pacing",
+        "MS",
+        0,
+        "How long a packet beyond a pod's limit may be delayed instead of dropped, 0 to 10000: for devices with the queue fq",
+    ),
+    number(
         "tcp-syn-timeout",
         "SECONDS",
         PACKET.tcp_new_s,
@@ -191,6 +197,26 @@ pub const SETTINGS: &[Setting] = &[
         "After which a UDP flow without an answer is forgotten",
     ),
     number("udp-stream-timeout", "SECONDS", PACKET.datagram_s, "After which an idle UDP flow is forgotten"),
+    text(
+        "pod-network",
+        "BOOL",
+        "false",
+        "Whether pods of this node get their network from `sheave-cni`: routes to other nodes are kept, facts for it written",
+    ),
+    text(
+        "routing",
+        "ROUTING",
+        "auto",
+        "How packets get to pods of other nodes: `direct` (no router between), `vxlan`, `auto` (whichever fits) or `none` (somebody else sees to it)",
+    ),
+    absent(
+        "pod-cidrs",
+        "PREFIX,...",
+        "Prefixes that pods of this node get addresses from [default: those of its Node object]",
+    ),
+    text("pod-mtu", "BYTES", "auto", "MTU for pods, 1280 to 65535; auto: what the ways to other nodes leave"),
+    number("vxlan-vni", "N", 1, "Network identifier of the tunnel between nodes, 1 to 16777215"),
+    number("vxlan-port", "N", 8472, "UDP port of the tunnel between nodes"),
     text(
         "service-proxy-name",
         "NAME",

@@ -26,6 +26,14 @@ pub enum Request {
     Maps,
     /// Every decision at a socket from now on.
     Monitor,
+    /// The plugin's: that the host ports of an attachment be served; answered when they are.
+    #[serde(rename_all = "camelCase")]
+    PodPorts {
+        /// `CNI_CONTAINERID`.
+        container_id: String,
+        /// `CNI_IFNAME`.
+        ifname: String,
+    },
 }
 
 /// An answer, one line.
@@ -44,6 +52,8 @@ pub enum Reply {
     Monitoring,
     /// To [`Request::Monitor`], one for each decision.
     Event(Box<EventView>),
+    /// To [`Request::PodPorts`].
+    Done,
     /// There is no answer.
     Error(String),
 }
@@ -93,6 +103,15 @@ pub struct Subsystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_plugin_and_the_agent_mean_the_same_words() {
+        let line = r#"{"ask":"pod-ports","containerId":"c1","ifname":"eth0"}"#;
+        let wanted = Request::PodPorts { container_id: "c1".to_owned(), ifname: "eth0".to_owned() };
+        assert_eq!(serde_json::from_str::<Request>(line).unwrap(), wanted);
+        assert_eq!(serde_json::to_string(&Reply::Done).unwrap(), r#""done""#);
+        assert_eq!(serde_json::to_string(&Reply::Error("x".to_owned())).unwrap(), r#"{"error":"x"}"#);
+    }
 
     #[test]
     fn only_reasons_for_refusals_and_drops_that_occurred_are_told() {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use cni::record::AttachmentId;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -114,6 +115,9 @@ async fn answer(request: Request, state: &AgentState) -> Reply {
         Request::Backends => state.views().await.map(|views| Reply::Backends(views.backends)),
         Request::Maps => {
             maps(state).await.map(|maps| Reply::Maps(maps.into_iter().map(Into::into).collect()))
+        }
+        Request::PodPorts { container_id, ifname } => {
+            state.serve_ports(AttachmentId { container_id, ifname }).await.map(|()| Reply::Done)
         }
         Request::Monitor => Err("monitor is a stream".to_owned()),
     };

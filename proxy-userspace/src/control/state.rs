@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use cni::record::AttachmentId;
 use proxy_common::SocketLb;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     dataplane::{DataPlane, Observer},
     health::{Attachment, Readiness},
+    pods::host_ports::{HostPorts, PodCounts},
     reconcile::{Event, FrontendNames, ProgressReport, Question},
     watch::SourceStatus,
 };
@@ -38,6 +40,8 @@ pub struct AgentState {
     pub socket_lb: SocketLb,
     /// The loop.
     pub questions: mpsc::Sender<Event>,
+    /// Host ports of this node's pods; `None`: pods are not ours.
+    pub pods: Option<Arc<HostPorts>>,
 }
 
 impl AgentState {
@@ -79,7 +83,14 @@ impl AgentState {
             subsystem("sockets", translated(self.socket_lb).to_owned()),
             subsystem("maps", written(progress)),
         ];
-        own.into_iter().chain(sources).collect()
+        let pods = self.pods.iter().map(|pods| subsystem("pods", attached_pods(pods.counts())));
+        own.into_iter().chain(pods).chain(sources).collect()
+    }
+
+    /// Returns when the attachment's host ports are in the maps.
+    pub(super) async fn serve_ports(&self, id: AttachmentId) -> Result<(), String> {
+        let pods = self.pods.as_ref().ok_or("the agent wires no pods: start it with --pod-network=true")?;
+        pods.serve(&id).await
     }
 
     /// What the kernel has, under the names the loop knows. `None` if it cannot be read.
@@ -109,6 +120,17 @@ fn translated(socket_lb: SocketLb) -> &'static str {
     }
 }
 
+/// How many pods there are.
+fn attached_pods(counts: Result<PodCounts, String>) -> String {
+    match counts {
+        Err(error) => format!("unknown: {error}"),
+        Ok(PodCounts { wired, reserved, host_ports }) => {
+            let being = if reserved > 0 { format!(", {reserved} being attached") } else { String::new() };
+            format!("{wired} attached{being}, {host_ports} host ports")
+        }
+    }
+}
+
 /// What is in the maps, and what is not.
 fn written(progress: &ProgressReport) -> String {
     let ProgressReport { services, frontends, error, refused, synced, .. } = progress;
@@ -134,6 +156,15 @@ fn describe(source: &SourceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_counted_by_how_far_they_got() {
+        let counts = PodCounts { wired: 3, reserved: 0, host_ports: 1 };
+        assert_eq!(attached_pods(Ok(counts)), "3 attached, 1 host ports");
+        let counts = PodCounts { reserved: 2, ..counts };
+        assert_eq!(attached_pods(Ok(counts)), "3 attached, 2 being attached, 1 host ports");
+        assert_eq!(attached_pods(Err("no disk".to_owned())), "unknown: no disk");
+    }
 
     #[test]
     fn services_that_do_not_fit_are_not_counted_as_served() {

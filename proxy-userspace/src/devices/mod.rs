@@ -5,13 +5,15 @@
 //! not know what programs do, nor what the addresses are used for.
 
 mod choice;
-mod netlink;
+mod inhabited;
+pub(crate) mod netlink;
 mod pattern;
 mod primary;
 mod snapshot;
 mod watch;
 
 pub use choice::{Choice, Chosen, Selection, choose};
+pub use inhabited::{Pairs, pairs};
 pub use netlink::{ReadError, read};
 pub use pattern::{Pattern, PatternError};
 pub use snapshot::{DefaultRoute, DeviceAddress, Link, Snapshot};

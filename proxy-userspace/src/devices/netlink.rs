@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::snapshot::{DefaultRoute, DeviceAddress, Link, Snapshot, is_default};
 
 /// What can change a choice. A notification of a route is heeded only if it is a default route's.
-const GROUPS: [MulticastGroup; 5] = [
+pub(super) const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -46,7 +46,15 @@ pub enum ReadError {
 }
 
 /// Ends the task that drives a connection.
-struct Connection(JoinHandle<()>);
+#[derive(Debug)]
+pub(crate) struct Connection(JoinHandle<()>);
+
+impl Connection {
+    /// Drives it as long as the value lives.
+    pub(crate) fn drive(connection: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(connection))
+    }
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -60,7 +68,7 @@ impl Drop for Connection {
 /// See [`ReadError`].
 pub async fn read() -> Result<Snapshot, ReadError> {
     let (connection, handle, _) = new_connection_with_strict_check().map_err(ReadError::Socket)?;
-    let _connection = Connection(tokio::spawn(connection));
+    let _connection = Connection::drive(connection);
     let mut snapshot = Snapshot::default();
     let links = handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
     each("links", links.execute(), |message| {
@@ -78,7 +86,8 @@ pub async fn read() -> Result<Snapshot, ReadError> {
     Ok(snapshot)
 }
 
-fn of_main_table(
+/// Routes of the main table.
+pub(crate) fn of_main_table(
     handle: &Handle,
     family: AddressFamily,
 ) -> impl Stream<Item = Result<RouteMessage, rtnetlink::Error>> {
@@ -88,7 +97,8 @@ fn of_main_table(
     handle.route().get(wanted).execute()
 }
 
-async fn each<T>(
+/// Takes every message of an answer.
+pub(crate) async fn each<T>(
     what: &'static str,
     messages: impl Stream<Item = Result<T, rtnetlink::Error>>,
     mut take: impl FnMut(T),
@@ -100,23 +110,27 @@ async fn each<T>(
     Ok(())
 }
 
+/// Whether a notification may matter.
+pub(crate) type Matters = Box<dyn Fn(&NetlinkMessage<RouteNetlinkMessage>) -> bool + Send>;
+
 /// Notifications of the kernel.
-pub(super) struct Notifications {
+pub(crate) struct Notifications {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
+    matters: Matters,
     _connection: Connection,
 }
 
 impl Notifications {
-    /// Subscribes. What changes from now on is told.
-    pub(super) fn subscribe() -> Result<Self, ReadError> {
-        let (connection, _, messages) = new_multicast_connection(&GROUPS).map_err(ReadError::Socket)?;
-        Ok(Self { messages, _connection: Connection(tokio::spawn(connection)) })
+    /// Subscribes. What changes from now on and `matters` is told.
+    pub(crate) fn subscribe(groups: &[MulticastGroup], matters: Matters) -> Result<Self, ReadError> {
+        let (connection, _, messages) = new_multicast_connection(groups).map_err(ReadError::Socket)?;
+        Ok(Self { messages, matters, _connection: Connection::drive(connection) })
     }
 
     /// Returns at the next notification that may matter, or when some were lost.
-    pub(super) async fn next(&mut self) -> Result<(), ReadError> {
+    pub(crate) async fn next(&mut self) -> Result<(), ReadError> {
         while let Some((message, _)) = self.messages.next().await {
-            if matters(&message) {
+            if (self.matters)(&message) {
                 return Ok(());
             }
         }
@@ -124,12 +138,12 @@ impl Notifications {
     }
 
     /// Forgets what was told so far: a complete reading is about to be made.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         while let Ok((_, _)) = self.messages.try_recv() {}
     }
 }
 
-fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+pub(super) fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),

@@ -98,7 +98,7 @@ impl Link {
 
 impl DeviceAddress {
     /// `None` for an address that is only for this host, this link, or not (any more) ours to use.
-    pub(super) fn of(message: &AddressMessage) -> Option<Self> {
+    pub(crate) fn of(message: &AddressMessage) -> Option<Self> {
         let flags = flags(message);
         let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed;
         if message.header.scope != AddressScope::Universe || flags.intersects(unusable) {

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::{
     choice::{Choice, Selection, choose},
-    netlink::{Notifications, ReadError, read},
+    netlink::{GROUPS, Notifications, ReadError, matters, read},
 };
 
 /// A device that comes up brings several notifications; they are answered by one reading.
@@ -44,7 +44,7 @@ async fn follow(
     choices: &watch::Sender<Option<Arc<Choice>>>,
 ) -> Result<(), ReadError> {
     // Subscribed before the first reading: a change in between is seen by one of both.
-    let mut notifications = Notifications::subscribe()?;
+    let mut notifications = Notifications::subscribe(&GROUPS, Box::new(matters))?;
     loop {
         let start = Instant::now();
         let choice = choose(&read().await?, selection);

@@ -7,4 +7,4 @@ pub mod host_ports;
 pub mod install;
 pub mod repair;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;

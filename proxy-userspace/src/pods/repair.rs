@@ -173,7 +173,12 @@ mod tests {
 
     #[test]
     fn the_grace_begins_anew_when_it_was_there_in_between_or_is_another_one() {
-        let gone = Sight { namespaces: BTreeSet::from([1]), devices: BTreeSet::new(), ..healthy() };
+        let gone = Sight {
+            namespaces: BTreeSet::from([1]),
+            devices: BTreeSet::new(),
+            packet_only: BTreeSet::new(),
+            ..healthy()
+        };
         let mut judge = Judge::default();
         assert!(judge.judge(&gone, Duration::ZERO).is_empty());
         assert!(judge.judge(&gone, MINUTE / 2).is_empty());

@@ -10,5 +10,5 @@ mod diag;
 mod netns;
 
 pub use destroy::{DestroyReport, destroy_udp};
-pub use netns::netns_paths;
+pub use netns::{inhabited_namespaces, netns_cookies, netns_paths};
 pub use proxy_kernel::netns_cookie_of;

@@ -8,9 +8,11 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
 };
 
-use proxy_kernel::netns_cookie_of;
+use nix::sched::{CloneFlags, setns};
+use proxy_kernel::{netns_cookie, netns_cookie_of};
 
 /// Namespaces that processes are in.
 const PROCESSES: &str = "/proc";
@@ -52,6 +54,32 @@ impl Namespaces {
         }
         opened
     }
+}
+
+/// The network namespaces that processes are in, but for our own.
+pub fn inhabited_namespaces() -> Vec<File> {
+    let mut namespaces = Namespaces::default();
+    namespaces.open_new(["/proc/thread-self/ns/net".into()]);
+    namespaces.open_new(processes().into_iter().map(|process| process.join("ns/net")))
+}
+
+/// The cookies of all namespaces that can be found, by a thread that enters each.
+///
+/// # Errors
+/// This process may not enter them.
+pub fn netns_cookies() -> io::Result<BTreeSet<u64>> {
+    let mut namespaces = Namespaces::default();
+    let mut found = namespaces.of_processes();
+    found.extend(namespaces.of_threads());
+    let enter_each = move || {
+        let cookie = |namespace: File| {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            netns_cookie()
+        };
+        found.into_iter().map(cookie).collect()
+    };
+    let broken = |_| io::Error::other("the thread that enters the namespaces broke down");
+    thread::Builder::new().name("netns-cookies".to_owned()).spawn(enter_each)?.join().map_err(broken)?
 }
 
 /// A path to each of the namespaces with these cookies that can be found.
@@ -109,6 +137,20 @@ mod tests {
         assert!(netns_cookie_of(Path::new("/proc/self/ns/none")).is_err());
         assert!(netns_cookie_of(Path::new("/proc/self/status")).is_err());
         assert!(netns_paths(&[]).is_empty());
+    }
+
+    #[test]
+    fn nobody_counts_as_living_in_our_own_namespace() {
+        let own = identify(Path::new("/proc/self/ns/net")).unwrap();
+        let same =
+            |file: &File| file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == own);
+        assert!(!inhabited_namespaces().iter().any(same));
+    }
+
+    #[test]
+    #[ignore = "needs root: it enters the namespaces of others"]
+    fn our_own_cookie_is_among_all() {
+        assert!(netns_cookies().unwrap().contains(&netns_cookie().unwrap()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use k8s_openapi::{
     api::{
-        core::v1::{LoadBalancerIngress, Node, Service, ServicePort, ServiceSpec, ServiceStatus},
+        core::v1::{LoadBalancerIngress, Node, NodeSpec, Service, ServicePort, ServiceSpec, ServiceStatus},
         discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -72,6 +72,7 @@ pub(super) fn slice(object: EndpointSlice) -> SliceObject {
 /// A Node.
 pub(super) fn node(object: Node) -> NodeObject {
     let deleting = is_deleting(&object);
+    let pod_cidrs = object.spec.map(pod_cidrs).unwrap_or_default();
     let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
     NodeObject {
         zone: label(&object.metadata, ZONE_LABEL),
@@ -81,7 +82,14 @@ pub(super) fn node(object: Node) -> NodeObject {
             .into_iter()
             .map(|address| NodeAddress { kind: address.type_, address: address.address })
             .collect(),
+        pod_cidrs,
     }
+}
+
+/// The list; the single prefix of old servers where there is none.
+fn pod_cidrs(spec: NodeSpec) -> Vec<String> {
+    let listed = spec.pod_cidrs.filter(|list| !list.is_empty());
+    listed.unwrap_or_else(|| spec.pod_cidr.filter(|one| !one.is_empty()).into_iter().collect())
 }
 
 /// Converts a list into memory of its own, of just the size it needs: `collect` would keep that of the API's elements,
@@ -242,9 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_gives_its_zone_and_every_address() {
+    fn a_node_gives_its_zone_every_address_and_its_prefixes_of_pods() {
         let object: Node = from_value(json!({
             "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "a"}},
+            "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/64"]},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "n1"}]}
         }))
         .unwrap();
@@ -254,8 +263,11 @@ mod tests {
             zone: Some("a".into()),
             deleting: false,
             addresses: vec![address("InternalIP", "192.0.2.7"), address("Hostname", "n1")],
+            pod_cidrs: vec!["10.244.1.0/24".into(), "fd00::/64".into()],
         };
         assert_eq!(node(object), expected);
+        let old: Node = from_value(json!({"spec": {"podCIDR": "10.244.1.0/24"}})).unwrap();
+        assert_eq!(node(old).pod_cidrs, ["10.244.1.0/24"]);
     }
 
     #[test]

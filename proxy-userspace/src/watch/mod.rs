@@ -6,6 +6,7 @@ mod api;
 mod convert;
 mod events;
 pub mod manifests;
+mod nodes;
 mod status;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 pub use events::{EventPublisher, EventSink, event_sink};
 pub(crate) use manifests::Bell;
+pub use nodes::NodesSender;
 pub use status::{SourceStatus, WatchStatus};
 
 /// Where Services, EndpointSlices and the Node come from.
@@ -91,6 +93,9 @@ pub enum WatchError {
 /// in `status` and in the log, and it is tried again with growing pauses. Events of one kind arrive in order; nothing is
 /// promised about the order between kinds.
 ///
+/// With `nodes` all Nodes are watched, and published there whenever one changed, beginning with the first complete list;
+/// otherwise only the agent's own is.
+///
 /// Cancellation: drop the future. It starts no task of its own, so nothing of it is left then.
 ///
 /// # Errors
@@ -99,12 +104,14 @@ pub async fn run(
     config: SourceConfig,
     node_name: String,
     tx: mpsc::Sender<Event>,
+    nodes: Option<NodesSender>,
     status: Arc<WatchStatus>,
 ) -> Result<(), WatchError> {
     match config {
-        SourceConfig::Kube(settings) => Box::pin(api::run(settings, node_name, tx, status)).await,
+        SourceConfig::Kube(settings) => Box::pin(api::run(settings, node_name, tx, nodes, status)).await,
         SourceConfig::Manifests { path, inherited } => {
-            manifests::run(path, inherited, node_name, tx, status).await
+            let listeners = manifests::Listeners { node_name, tx, nodes };
+            manifests::run(path, inherited, listeners, status).await
         }
     }
 }

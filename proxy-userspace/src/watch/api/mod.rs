@@ -16,21 +16,36 @@ use k8s_openapi::api::{
 use proxy_core::model::Event;
 use tokio::sync::mpsc;
 
-use super::{KubeSettings, WatchError, WatchStatus};
+use super::{
+    KubeSettings, WatchError, WatchStatus,
+    nodes::{NodeTeller, NodesSender},
+};
+use kinds::Selection;
 use reflector::Reflector;
+
+/// Changes of Nodes that wait to be handed on.
+const QUEUE: usize = 64;
 
 /// See [`super::run`].
 pub(super) async fn run(
     settings: KubeSettings,
     node_name: String,
     tx: mpsc::Sender<Event>,
+    nodes: Option<NodesSender>,
     status: Arc<WatchStatus>,
 ) -> Result<(), WatchError> {
     let clients = connect::clients(&settings).await?;
-    let services = Reflector::<Service>::new(&settings, &node_name, clients.clone(), &tx, &status).run();
-    let slices = Reflector::<EndpointSlice>::new(&settings, &node_name, clients.clone(), &tx, &status).run();
-    let node = Reflector::<Node>::new(&settings, &node_name, clients, &tx, &status).run();
+    let selection = Selection {
+        proxy_name: settings.proxy_name.clone(),
+        node_name: nodes.is_none().then(|| node_name.clone()),
+    };
+    let (to_teller, told) = mpsc::channel(QUEUE);
+    let services = Reflector::<Service>::new(&settings, &selection, clients.clone(), &tx, &status).run();
+    let slices = Reflector::<EndpointSlice>::new(&settings, &selection, clients.clone(), &tx, &status).run();
+    let node = Reflector::<Node>::new(&settings, &selection, clients, &to_teller, &status).run();
+    drop(to_teller);
+    let teller = NodeTeller { node_name, tx, nodes }.run(told);
     // Each ends only when the receiver is gone.
-    tokio::join!(services, slices, node);
+    tokio::join!(services, slices, node, teller);
     Ok(())
 }

@@ -16,7 +16,6 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
     core::Status,
 };
-use proxy_core::model::Event;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -25,7 +24,7 @@ use tokio::{
 use super::{
     backoff::Backoff,
     connect,
-    kinds::{Selectors, Watched},
+    kinds::{Selection, Selectors, Watched},
 };
 use crate::watch::{KubeSettings, SILENCE_MARGIN, WatchStatus};
 
@@ -73,7 +72,7 @@ pub(super) struct Reflector<K: Watched> {
     clients: Vec<Client>,
     /// Rotates over `clients`.
     turn: usize,
-    tx: mpsc::Sender<Event>,
+    tx: mpsc::Sender<K::Event>,
     status: Arc<WatchStatus>,
     backoff: Backoff,
     failures: u32,
@@ -88,15 +87,15 @@ pub(super) struct Reflector<K: Watched> {
 impl<K: Watched> Reflector<K> {
     pub(super) fn new(
         settings: &KubeSettings,
-        node_name: &str,
+        selection: &Selection,
         clients: Vec<Client>,
-        tx: &mpsc::Sender<Event>,
+        tx: &mpsc::Sender<K::Event>,
         status: &Arc<WatchStatus>,
     ) -> Self {
         let mut settings = settings.clone();
         settings.watch_timeout = settings.watch_timeout.max(Duration::from_secs(1));
         Self {
-            selectors: K::selectors(&settings, node_name),
+            selectors: K::selectors(selection),
             settings,
             clients,
             turn: 0,
@@ -272,7 +271,7 @@ impl<K: Watched> Reflector<K> {
         Ok(())
     }
 
-    async fn send(&self, event: Event) -> Result<(), Failure> {
+    async fn send(&self, event: K::Event) -> Result<(), Failure> {
         self.tx.send(event).await.map_err(|_| Failure::Unheard)
     }
 

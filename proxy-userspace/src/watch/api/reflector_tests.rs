@@ -10,12 +10,12 @@ use futures::stream;
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::client::Body;
-use proxy_core::model::{ObjectName, Source};
+use proxy_core::model::{Event, ObjectName, Source};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::watch::SourceStatus;
+use crate::watch::{SourceStatus, nodes::NodeEvent};
 
 /// What the server answers to one request.
 enum Reply {
@@ -74,14 +74,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Fixture {
+struct Fixture<E = Event> {
     server: Server,
-    rx: mpsc::Receiver<Event>,
+    rx: mpsc::Receiver<E>,
     status: Arc<WatchStatus>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Fixture {
+impl<E> Drop for Fixture<E> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -92,21 +92,25 @@ fn settings() -> KubeSettings {
     KubeSettings { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..KubeSettings::default() }
 }
 
-fn start<K: Watched>(replies: impl IntoIterator<Item = Reply>) -> Fixture {
+fn selection() -> Selection {
+    Selection { proxy_name: None, node_name: Some("node-1".into()) }
+}
+
+fn start<K: Watched>(replies: impl IntoIterator<Item = Reply>) -> Fixture<K::Event> {
     let server = Server { replies: Arc::new(Mutex::new(replies.into_iter().collect())), ..Server::default() };
     let clients = vec![server.client()];
     start_with::<K>(server, clients)
 }
 
-fn start_with<K: Watched>(server: Server, clients: Vec<Client>) -> Fixture {
+fn start_with<K: Watched>(server: Server, clients: Vec<Client>) -> Fixture<K::Event> {
     let (tx, rx) = mpsc::channel(64);
     let status = Arc::new(WatchStatus::new());
-    let reflector = Reflector::<K>::new(&settings(), "node-1", clients, &tx, &status);
+    let reflector = Reflector::<K>::new(&settings(), &selection(), clients, &tx, &status);
     Fixture { server, rx, status, task: tokio::spawn(reflector.run()) }
 }
 
-impl Fixture {
-    async fn next(&mut self) -> Event {
+impl<E: std::fmt::Debug> Fixture<E> {
+    async fn next(&mut self) -> E {
         timeout(Duration::from_mins(10), self.rx.recv()).await.expect("no event in time").expect("it ended")
     }
 
@@ -398,9 +402,9 @@ async fn the_own_node_comes_goes_and_is_asked_for_by_name() {
         json!({"type": "ADDED", "object": node}),
         json!({"type": "DELETED", "object": node}),
     ])]);
-    assert_eq!(fixture.next().await, Event::Node(None));
-    assert!(matches!(fixture.next().await, Event::Node(Some(node)) if node.name == "node-1"));
-    assert_eq!(fixture.next().await, Event::Node(None));
+    assert_eq!(fixture.next().await, NodeEvent::Listed(Vec::new()));
+    assert!(matches!(fixture.next().await, NodeEvent::Applied(node) if node.name == "node-1"));
+    assert_eq!(fixture.next().await, NodeEvent::Deleted("node-1".into()));
     assert!(fixture.server.requests()[0].contains("fieldSelector=metadata.name%3Dnode-1"));
 }
 

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use proxy_core::model::{Event, Source};
+use proxy_core::{
+    model::{Event, Source},
+    nodes::Nodes,
+};
 use tokio::{sync::mpsc, task, time::sleep};
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
     bell::Bell,
     files::{self, Stamp, Stamps},
 };
-use crate::watch::{WatchError, WatchStatus};
+use crate::watch::{NodesSender, WatchError, WatchStatus};
 
 /// Files must have stayed the same for this time before they are read.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -31,6 +34,16 @@ const POLL: Duration = Duration::from_secs(2);
 /// All three come from the same files.
 const SOURCES: [Source; 3] = [Source::Services, Source::Slices, Source::Node];
 
+/// Who is told.
+pub(in crate::watch) struct Listeners {
+    /// The agent's own Node.
+    pub(in crate::watch) node_name: String,
+    /// Gets everything but other Nodes.
+    pub(in crate::watch) tx: mpsc::Sender<Event>,
+    /// Gets all Nodes.
+    pub(in crate::watch) nodes: Option<NodesSender>,
+}
+
 /// See [`crate::watch::run`]. A file with a mistake keeps the content it had before; a file that is gone takes its
 /// objects with it; while the folder itself cannot be read everything stays as it was. A file with a mistake that had no
 /// content before, because it was broken from the start, gives what can be read of it, unless something is `inherited`:
@@ -38,8 +51,7 @@ const SOURCES: [Source; 3] = [Source::Services, Source::Slices, Source::Node];
 pub(in crate::watch) async fn run(
     path: PathBuf,
     inherited: bool,
-    node_name: String,
-    tx: mpsc::Sender<Event>,
+    listeners: Listeners,
     status: Arc<WatchStatus>,
 ) -> Result<(), WatchError> {
     let stamps =
@@ -47,7 +59,7 @@ pub(in crate::watch) async fn run(
     let bell = Bell::new(&path);
     let mut folder = Folder { path, files: BTreeMap::new(), incomplete: inherited };
     let mut teller =
-        Teller { node_name, tx, status, told: [const { None }; 3], reported: Vec::new(), complaint: None };
+        Teller { listeners, status, told: [const { None }; 3], reported: Vec::new(), complaint: None };
     folder.read(stamps).await;
     loop {
         let manifests = folder.manifests();
@@ -59,7 +71,7 @@ pub(in crate::watch) async fn run(
         loop {
             bell.renew();
             tokio::select! {
-                () = teller.tx.closed() => return Ok(()),
+                () = teller.listeners.tx.closed() => return Ok(()),
                 () = bell.rings() => {}
                 () = sleep(POLL) => {}
             }
@@ -173,8 +185,7 @@ fn report(problems: &[Problem], before: &[Problem]) {
 
 /// Tells the core what is new, and the status how it goes.
 struct Teller {
-    node_name: String,
-    tx: mpsc::Sender<Event>,
+    listeners: Listeners,
     status: Arc<WatchStatus>,
     told: [Option<Event>; 3],
     reported: Vec<Problem>,
@@ -185,16 +196,24 @@ struct Teller {
 impl Teller {
     async fn tell(&mut self, manifests: Manifests) -> Result<(), mpsc::error::SendError<Event>> {
         report(&manifests.problems, &self.reported);
-        for (event, told) in manifests.events(&self.node_name).into_iter().zip(&mut self.told) {
+        for (event, told) in manifests.events(&self.listeners.node_name).into_iter().zip(&mut self.told) {
             if told.as_ref() != Some(&event) {
                 *told = Some(event.clone());
-                self.tx.send(event).await?;
+                self.listeners.tx.send(event).await?;
             }
         }
+        self.tell_nodes(manifests.nodes);
         self.reported = manifests.problems;
         SOURCES.iter().for_each(|source| self.status.listed(*source));
         self.current();
         Ok(())
+    }
+
+    fn tell_nodes(&self, nodes: Nodes) {
+        let Some(sender) = &self.listeners.nodes else { return };
+        if sender.borrow().as_deref() != Some(&nodes) {
+            sender.send_replace(Some(Arc::new(nodes)));
+        }
     }
 
     /// Nothing is told because of these problems.

@@ -29,10 +29,14 @@ fn service(name: &str, port: u16) -> String {
     )
 }
 
+fn listeners(tx: mpsc::Sender<Event>) -> Listeners {
+    Listeners { node_name: "n1".into(), tx, nodes: None }
+}
+
 fn watch_after(folder: TempDir, path: PathBuf, inherited: bool) -> Fixture {
     let (tx, rx) = mpsc::channel(16);
     let status = Arc::new(WatchStatus::new());
-    let task = tokio::spawn(run(path, inherited, "n1".into(), tx, Arc::clone(&status)));
+    let task = tokio::spawn(run(path, inherited, listeners(tx), Arc::clone(&status)));
     Fixture { folder, rx, status, task }
 }
 
@@ -271,7 +275,7 @@ async fn it_ends_when_nobody_listens_and_fails_at_once_without_a_folder() {
     let (tx, _rx) = mpsc::channel(1);
     let status = Arc::new(WatchStatus::new());
     let error =
-        run("/nonexistent/manifests".into(), false, "n1".into(), tx, status).await.unwrap_err().to_string();
+        run("/nonexistent/manifests".into(), false, listeners(tx), status).await.unwrap_err().to_string();
     assert!(error.contains("/nonexistent/manifests"), "{error}");
     timeout(PATIENCE, &mut fixture.task).await.unwrap().unwrap().unwrap();
 }

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fmt, io, path::Path};
 use proxy_core::model::{Event, NodeObject, ObjectName, ServiceObject, SliceObject};
 
 pub(crate) use bell::Bell;
-pub(super) use live::run;
+pub(super) use live::{Listeners, run};
 
 /// All objects of a set of manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,65 @@
+//! Others remove or change what the agent made; the agent mends it, touches nothing of theirs, and cleans up.
+
+use sheave_tests::wait::wait_for;
+
+use crate::rig::{LIMIT, NODES, Rig, Underlay, node_v4, shown};
+
+#[test]
+fn what_others_remove_or_change_is_repaired() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.start(&[]);
+    rig.await_all_reach_all();
+    let routes = rig.routes(1);
+    let damages = [
+        "route del 10.244.2.0/24",
+        "-6 route del fd00:10:244:2::/64",
+        "route del 10.244.3.0/24",
+        "route del unreachable 10.244.1.0/24 metric 4294967295",
+        "neigh del 10.244.3.0 dev sheave.vxlan",
+        "addr del 10.244.1.0/32 dev sheave.vxlan",
+        "link set sheave.vxlan mtu 1280",
+        "link set sheave.vxlan down",
+        "link del sheave.vxlan",
+        "route flush proto 158",
+    ];
+    for damage in damages {
+        rig.node(1).ip(damage).unwrap();
+        // What the test itself made is the plugin's, and not the agent's to repair.
+        rig.node(1).ip("route replace 10.244.1.5/32 dev pod proto 158").unwrap();
+        wait_for(format!("after `{damage}`"), LIMIT, || Ok((rig.routes(1) == routes).then_some(())))
+            .unwrap_or_else(|error| panic!("{error}\n{}", rig.log(1)));
+        rig.await_all_reach_all();
+        let device = shown(rig.node(1), &["link", "show", "sheave.vxlan"]);
+        assert!(device.contains("mtu 1450") && device.contains(",UP"), "{damage}: {device}");
+    }
+    assert!(rig.log(1).contains("repaired"), "{}", rig.log(1));
+}
+
+#[test]
+fn a_route_of_another_program_stays_and_is_reported() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.node(1).ip(&format!("route add 10.244.2.0/24 via {} proto static", node_v4(2))).unwrap();
+    rig.start(&[]);
+    rig.await_all_reach_all();
+    let line = || rig.log(1).contains("another program has a route to 10.244.2.0/24").then_some(());
+    wait_for("it is reported", LIMIT, || Ok(line())).unwrap();
+    assert!(shown(rig.node(1), &["route", "show", "10.244.2.0/24"]).contains("proto static"));
+    rig.node(1).ip("route del 10.244.2.0/24").unwrap();
+    rig.await_route(1, "10.244.2.0/24", Some("dev eth0"));
+}
+
+#[test]
+fn a_clean_up_leaves_nothing_of_ours_and_everything_of_others() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.start(&["--routing", "vxlan"]);
+    rig.node(1).ip("route add 203.0.113.0/24 dev eth0 proto static").unwrap();
+    for number in 1..=NODES {
+        rig.kill(number);
+        rig.sheave(number, &["cleanup"]);
+        assert!(rig.routes(number).is_empty(), "{:?}", rig.routes(number));
+        assert!(shown(rig.node(number), &["link", "show", "sheave.vxlan"]).is_empty());
+        assert!(rig.facts(number).is_none());
+    }
+    assert!(!shown(rig.node(1), &["route", "show", "203.0.113.0/24"]).is_empty());
+    assert!(!shown(rig.node(1), &["route", "show", "10.244.1.5"]).is_empty(), "the plugin's");
+}
