@@ -63,6 +63,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         lock_file: config.run_dir.join(LOCK_FILE),
         cgroup: config.cgroup.clone(),
         capacities: config.capacities,
+        own_pods: config.pods.enabled,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
         pacing: config.packet.pacing,
@@ -198,6 +199,7 @@ impl Parts {
             states: Arc::clone(&self.devices),
             accept_local: AcceptLocal::new(&config.run_dir),
             audit_interval: config.audit_interval,
+            pods: config.pods.enabled.then(|| config.run_dir.clone()),
         }
     }
 
