@@ -1,7 +1,7 @@
 //! Whatever comes on standard input: one answer, no panic, nothing left over.
 
 use proptest::prelude::*;
-use serde_json::{Map, json};
+use serde_json::Map;
 
 use super::*;
 
