@@ -41,7 +41,7 @@ pub fn from_pod(context: *mut __sk_buff) -> i32 {
         rate::Rate { bytes: endpoint.from_rate, burst: endpoint.from_burst, patience: maps::pacing_ns() };
     // SAFETY: as above.
     let due = unsafe { &raw mut (*at).from_due };
-    if rate.admits(&skb, due) { TCX_NEXT } else { drop(Counter::DroppedPodSendLimit) }
+    if rate.admits(&skb, skb.length(), due) { TCX_NEXT } else { drop(Counter::DroppedPodSendLimit) }
 }
 
 /// A packet that goes into a pod.
@@ -54,7 +54,7 @@ pub fn to_pod(context: *mut __sk_buff) -> i32 {
         let rate = rate::Rate { bytes: (*at).to_rate, burst: (*at).to_burst, patience: 0 };
         (rate, &raw mut (*at).to_due)
     };
-    if rate.admits(&skb, due) { TCX_NEXT } else { drop(Counter::DroppedPodReceiveLimit) }
+    if rate.admits(&skb, skb.wire_length(), due) { TCX_NEXT } else { drop(Counter::DroppedPodReceiveLimit) }
 }
 
 #[inline(always)]

@@ -28,9 +28,9 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Whether the packet may go on now, or later. Then it is accounted for.
+    /// Whether a packet of so many bytes may go on now, or later. Then it is accounted for.
     #[inline(always)]
-    pub fn admits(&self, skb: &Skb, due: *mut u64) -> bool {
+    pub fn admits(&self, skb: &Skb, length: u32, due: *mut u64) -> bool {
         if self.bytes == 0 {
             return true;
         }
@@ -43,7 +43,7 @@ impl Rate {
         if departure > now + self.patience {
             return false;
         }
-        let cost = u64::from(skb.wire_length()) * SECOND_NS / self.bytes;
+        let cost = u64::from(length) * SECOND_NS / self.bytes;
         account(due, expected, now, cost);
         if departure > now && self.patience != 0 {
             // SAFETY: the context is valid; a packet of a device has no other delivery time.

@@ -67,8 +67,8 @@ impl Skb {
         field!(self.vlan_present) != 0 && field!(self.vlan_tci) & 0xfff != 0
     }
 
-    /// Length in bytes with the headers that each segment of a GSO packet will have, where the kernel counted them: on
-    /// the way out.
+    /// Length in bytes of a packet that leaves, with the headers that each segment of a GSO packet will have. Of one that
+    /// arrives it is without the link layer.
     #[inline(always)]
     pub fn wire_length(&self) -> u32 {
         field!(self.wire_len)

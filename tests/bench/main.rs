@@ -10,9 +10,11 @@
     reason = "a benchmark may stop at the first surprise, and its figures are far below what a float holds exactly"
 )]
 
+mod cni;
 mod control;
 mod hooks;
 mod packet;
+mod pods;
 mod rates;
 mod statistics;
 mod timing;
@@ -26,9 +28,12 @@ use clap::Parser;
 /// Measures what Sheave costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One of: verifier, hooks, packet, rates, control, all.
+    /// One of: verifier, hooks, packet, rates, control, cni, all.
     #[arg(default_value = "all")]
     name: String,
+    /// The built plugin, for `cni`.
+    #[arg(long, default_value = "target/release/sheave-cni")]
+    plugin: PathBuf,
     /// The built agent, for `control`.
     #[arg(long, default_value = "target/release/sheave")]
     sheave: PathBuf,
@@ -44,8 +49,11 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     environment()?;
     let wanted = |name: &str| arguments.name == "all" || arguments.name == name;
-    if !["all", "verifier", "hooks", "packet", "rates", "control"].contains(&arguments.name.as_str()) {
-        bail!("there is no benchmark `{}`: verifier, hooks, packet, rates, control or all", arguments.name);
+    if !["all", "verifier", "hooks", "packet", "rates", "control", "cni"].contains(&arguments.name.as_str()) {
+        bail!(
+            "there is no benchmark `{}`: verifier, hooks, packet, rates, control, cni or all",
+            arguments.name
+        );
     }
     if wanted("verifier") {
         verifier::run()?;
@@ -61,6 +69,10 @@ fn main() -> Result<()> {
     }
     if wanted("control") {
         control::run(&arguments.sheave, arguments.services)?;
+    }
+    if wanted("cni") {
+        cni::run(&arguments.plugin)?;
+        pods::run(&arguments.plugin, arguments.rounds)?;
     }
     Ok(())
 }

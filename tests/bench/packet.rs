@@ -4,11 +4,11 @@
 //! program is taken off, measured in turn with it. Every verdict is checked. With one flow all is in the caches; with
 //! 100,000 flows in random order hardly anything is: the truth lies between.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use proxy_common::{DeviceValue, device::NODE_DEFAULT};
+use proxy_common::{DeviceValue, EndpointValue, device::NODE_DEFAULT};
 use proxy_packet::simulation::Frame;
 use proxy_userspace::dataplane::{Capacities, DeviceRole};
 use sheave_tests::lab::{Lab, NODE_V4, NODE_V6, Pod};
@@ -100,6 +100,8 @@ impl Bench {
         let pod = plane.attach_device(&lab.node, "pod1", DeviceRole::Pod, DeviceValue::NONE)?;
         fill(&mut plane, services)?;
         publish_all(&mut plane, backend.v4.into(), backend.v6.into())?;
+        guard(&mut plane, pod, 0)?;
+        guard(&mut plane, outside, u64::MAX)?;
         let empty = timing::empty_program()?;
         Ok(Self { plane, lab, _host: host, _backend: backend, outside, pod, empty })
     }
@@ -120,6 +122,14 @@ impl Bench {
             rows.push((row("not ours, arrives", "node_ingress", vec![other.clone()], NEXT, true), None));
             rows.push((row("not ours, leaves", "node_egress", vec![other.clone()], NEXT, true), None));
             rows.push((row("not ours, from a pod", "pod_ingress", vec![other], NEXT, true), None));
+            let own = vec![tcp(family.pod(), family.other(), ACK)];
+            let guarded = |name, program, device| Row {
+                at: SkBuff::at(device, device),
+                ..row(name, program, own.clone(), NEXT, false)
+            };
+            rows.push((guarded("of a pod", "guard_ingress", self.pod), None));
+            rows.push((guarded("of a pod with a limit", "guard_ingress", self.outside), None));
+            rows.push((guarded("to a pod with a limit", "guard_egress", self.outside), None));
             for (name, target, verdict) in
                 [("local", family.near(), NEXT), ("remote", family.far(), REDIRECT)]
             {
@@ -204,6 +214,10 @@ impl Family {
         text.parse().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
+    fn pod(self) -> SocketAddr {
+        self.pick("10.244.0.7:40000", "[fd00:10:244::7]:40000")
+    }
+
     fn near(self) -> SocketAddr {
         self.pick("192.0.2.200:80", "[2001:db8:5::200]:80")
     }
@@ -215,6 +229,24 @@ impl Family {
     fn other(self) -> SocketAddr {
         self.pick("198.51.100.77:8443", "[2001:db8:1::77]:8443")
     }
+}
+
+/// The record of a pod that sends with the MAC address of all frames here, with a limit that nothing reaches.
+fn guard(plane: &mut Plane, device: u32, rate: u64) -> Result<()> {
+    let frame = tcp(Family::V4.pod(), Family::V4.other(), ACK);
+    let record = EndpointValue {
+        address4: Ipv4Addr::new(10, 244, 0, 7).into(),
+        address6: Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 7).into(),
+        mac: frame.get(6..12).context("a frame without a sender")?.try_into()?,
+        reserved: [0; 6],
+        from_rate: rate,
+        from_burst: 0,
+        to_rate: rate,
+        to_burst: 0,
+        from_due: 0,
+        to_due: 0,
+    };
+    Ok(plane.data.restore_endpoint(device, &record)?)
 }
 
 /// A Service with a backend here and one with many elsewhere: one backend can have only as many flows as there are

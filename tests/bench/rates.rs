@@ -99,7 +99,7 @@ fn serve(pod: &Pod, address: SocketAddr) -> Result<()> {
 }
 
 /// Keeps the calling thread on one CPU, where there are two.
-fn pin(cpu: usize) -> Result<()> {
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     if std::thread::available_parallelism()?.get() > 1 {
         let mut set = CpuSet::new();
         set.set(cpu)?;

@@ -2,15 +2,17 @@
 //! attachment. The attachments are written as the plugin writes them; the pods are the lab's.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, PortMapping, Protocol, Stage};
 use cni::store::{Store, Wish};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use proxy_userspace::sockets::netns_cookie_of;
 use sheave_tests::agent::Agent;
-use sheave_tests::client::ask_tcp;
+use sheave_tests::client::{ask_tcp, read_name};
 use sheave_tests::lab::{NODE_V4, NODE_V6, Pod};
 
 use crate::node::{Node, service};
@@ -127,6 +129,23 @@ fn two_pods_share_a_port_by_the_hosts_address() {
         REFUSED,
         "a pod's loopback is its own"
     );
+}
+
+/// What the conformance test does: `curl --interface NODE http://127.0.0.1:PORT`.
+#[test]
+fn loopback_answers_a_socket_that_is_bound_to_the_nodes_address() {
+    let node = Node::new();
+    let _agent = ready(&node, "all");
+    assert_eq!(attach(&node, "a", Some(Ipv4Addr::LOCALHOST.into())), r#""done""#);
+    let answer = node.world.on_node(|| {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(NODE_V4, 0))).unwrap();
+        let to = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HOST_PORT));
+        connect(socket.as_raw_fd(), &to).unwrap();
+        read_name(&mut TcpStream::from(socket)).unwrap()
+    });
+    assert_eq!(answer, "a");
 }
 
 #[test]

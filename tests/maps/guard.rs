@@ -333,3 +333,43 @@ fn cleanup_removes_the_guard_too() {
         assert!(ward.speaks());
     }
 }
+
+/// A byte costs a second at a byte a second: the account says exactly what passed. Others' packets are few.
+#[test]
+fn what_passes_the_device_is_accounted_in_each_direction() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    const DATAGRAMS: u64 = 20;
+    /// With headers of UDP, IPv4 and Ethernet.
+    const LENGTH: u64 = 1_000 + 8 + 20 + 14;
+    let ward = Ward::new(DeviceHook::Tcx);
+    let mut plane = ward.open();
+    let pins = plane.guard_pins().unwrap();
+    let index = ward.index();
+    let limits =
+        EndpointValue { from_rate: 1, from_burst: 1 << 32, to_rate: 1, to_burst: 1 << 32, ..ward.record() };
+    endpoints(&pins).insert(index, limits, 0).unwrap();
+    ward.repair(&mut plane);
+    let here = ward.inside(|| UdpSocket::bind((NODE_V4, 7_000)).unwrap());
+    let there = ward.pod.netns.run(|| UdpSocket::bind((ward.pod.v4, 7_000)).unwrap());
+    let both = [(&there, &here), (&here, &there)];
+    let exchange = || {
+        for (from, to) in both {
+            to.set_read_timeout(Some(PATIENCE)).unwrap();
+            from.send_to(&[0; 1_000], to.local_addr().unwrap()).unwrap();
+            assert_eq!(to.recv(&mut [0; 2_000]).unwrap(), 1_000);
+        }
+    };
+    // Opens both accounts, and the neighbours are known.
+    exchange();
+    let due = || {
+        let record = records(&pins)[&index];
+        [record.from_due, record.to_due]
+    };
+    let before = due();
+    (0..DATAGRAMS).for_each(|_| exchange());
+    for (after, before) in due().into_iter().zip(before) {
+        let bytes = (after - before) / SECOND_NS;
+        assert!((DATAGRAMS * LENGTH..DATAGRAMS * LENGTH + LENGTH).contains(&bytes), "{bytes}");
+    }
+    assert_eq!(counted(&plane, Counter::DroppedPodSendLimit), 0);
+}

@@ -106,7 +106,7 @@ fn message(kind: &str, target: &str) -> String {
 fn behind(headers: &[(&str, &str)], kind: &str) -> String {
     let numbers = headers.iter().map(|(number, _)| *number).chain(["3a"]);
     let follow: Vec<&str> = numbers.skip(1).collect();
-    let chain: String = headers.iter().zip(follow).map(|((_, rest), next)| format!("{next}{rest}")).collect();
+    let chain: String = headers.iter().zip(follow).flat_map(|((_, rest), next)| [next, *rest]).collect();
     let payload = chain + &message(kind, OTHER6);
     ipv6_packet(ADDRESS6, ALL_NODES, headers.first().map_or("3a", |(number, _)| number), &payload)
 }

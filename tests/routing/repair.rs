@@ -1,8 +1,9 @@
 //! Others remove or change what the agent made; the agent mends it, touches nothing of theirs, and cleans up.
 
+use proxy_core::nodes::vtep_mac;
 use sheave_tests::wait::wait_for;
 
-use crate::rig::{LIMIT, NODES, Rig, Underlay, node_v4, shown};
+use crate::rig::{LIMIT, NODES, Rig, Underlay, bridge, node_v4, shown};
 
 #[test]
 fn what_others_remove_or_change_is_repaired() {
@@ -33,6 +34,17 @@ fn what_others_remove_or_change_is_repaired() {
         assert!(device.contains("mtu 1450") && device.contains(",UP"), "{damage}: {device}");
     }
     assert!(rig.log(1).contains("repaired"), "{}", rig.log(1));
+}
+
+#[test]
+fn a_forwarding_entry_that_others_remove_comes_back() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.start(&[]);
+    rig.await_all_reach_all();
+    let [first, rest @ ..] = vtep_mac("n3");
+    let mac = rest.iter().fold(format!("{first:02x}"), |text, byte| format!("{text}:{byte:02x}"));
+    bridge(rig.node(1), &format!("fdb del {mac} dev sheave.vxlan dst {}", node_v4(3)));
+    rig.await_all_reach_all();
 }
 
 #[test]

@@ -368,3 +368,9 @@ pub(crate) fn shown(netns: &Netns, words: &[&str]) -> String {
     let output = netns.run(|| Command::new("ip").args(words).output()).unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// Runs `bridge` of iproute2 in a namespace.
+pub(crate) fn bridge(netns: &Netns, words: &str) {
+    let output = netns.run(|| Command::new("bridge").args(words.split_whitespace()).output()).unwrap();
+    assert!(output.status.success(), "bridge {words}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -118,9 +118,23 @@ impl Plane {
         Ok(plane)
     }
 
+    /// The data plane of a node that is no lab's, without Services.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn on(host: &Host, node: &Netns) -> Result<Self> {
+        let mut plane = Self::load_inside(node, &host.config(Capacities::default()))?;
+        plane.links = plane.data.attach()?;
+        Ok(plane)
+    }
+
     fn load(lab: &Lab, config: &DataPlaneConfig) -> Result<Self> {
+        Self::load_inside(&lab.node, config)
+    }
+
+    fn load_inside(netns: &Netns, config: &DataPlaneConfig) -> Result<Self> {
         let capacities = config.capacities;
-        let mut data = lab.node.run(|| DataPlane::open(config))?;
+        let mut data = netns.run(|| DataPlane::open(config))?;
         let room = proxy_core::diff::Capacities {
             services: capacities.services,
             ring: capacities.ring,

@@ -247,8 +247,7 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
-            for foreign in
-                ["maps", "datapath", "routing", "packet", "cni", "apiserver", "oracle", "property"]
+            for foreign in ["maps", "datapath", "routing", "packet", "cni", "apiserver", "oracle", "property"]
             {
                 assert!(!arguments.contains(&format!("--test {foreign}")), "{arguments}");
             }

@@ -24,6 +24,9 @@ pub(crate) fn demo(workspace: &Workspace, keep: bool) -> Result<()> {
 /// When not root, when something does not build, or when a benchmark fails.
 pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
     prepare("bench")?;
+    if name.is_none_or(|name| ["all", "cni"].contains(&name)) {
+        packages::ensure(packages::REFERENCE_PLUGINS)?;
+    }
     user_space::build_all(workspace, true)?;
     start(workspace, &["--release", "--bin", "bench", "--"], name)
 }

@@ -3,7 +3,7 @@
 //! `<run_dir>/cni/attachments/` has one file for each attachment: its name says the hash of the id, which addresses it
 //! has and whether it has ports, so that a listing of the folder is the index; its text is the record as JSON. One rename
 //! makes an attachment, one unlink ends it: whatever a process is killed at, the folder is right.
-//! `<run_dir>/cni/addresses` is the pool. Must not know how an address is chosen.
+//! `<run_dir>/cni/addresses` is the pool, `<run_dir>/cni/boot` the boot that all of it belongs to. Must not know how an address is chosen.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -28,6 +28,9 @@ use crate::{
 
 const ATTACHMENTS: &str = "attachments";
 const POOL: &str = "addresses";
+const BOOT: &str = "boot";
+/// Another text after each start of the kernel (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Beside the folder of attachments: who watches that folder sees whole files only.
 const FRESH: &str = ".fresh";
 /// The part of a hash that is in the name of a device.
@@ -50,7 +53,27 @@ impl Files {
         let attachments = cni.join(ATTACHMENTS);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&attachments);
         made.map_err(|source| StoreError::File { action: "make", path: attachments.clone(), source })?;
-        Ok(Self { cni, attachments })
+        let files = Self { cni, attachments };
+        files.end_earlier_boot()?;
+        Ok(files)
+    }
+
+    /// A run folder that is not on tmpfs outlives a reboot. No pod does, and a network namespace may come to have the
+    /// cookie of an earlier one: everything is forgotten.
+    fn end_earlier_boot(&self) -> Result<(), StoreError> {
+        let Ok(now) = fs::read_to_string(BOOT_ID) else { return Ok(()) };
+        let path = self.cni.join(BOOT);
+        let known = || fs::read_to_string(&path).ok();
+        if known().as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let locked = self.write()?;
+        // Another process may have been here first.
+        if known().is_some_and(|boot| boot != now) {
+            locked.entries()?.iter().try_for_each(|entry| locked.remove(entry))?;
+            locked.put_pool(&Pool::default())?;
+        }
+        locked.replace(&path, now.as_bytes())
     }
 
     pub(super) fn attachments(&self) -> &Path {

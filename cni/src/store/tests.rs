@@ -282,6 +282,18 @@ fn what_became_another_attachment_meanwhile_is_not_released() {
 }
 
 #[test]
+fn a_reboot_ends_every_attachment_where_the_folder_outlives_it() {
+    let (folder, store) = store();
+    store.reserve(attachment("a"), &dual()).unwrap();
+    assert_eq!(Store::open(folder.path()).unwrap().list().unwrap().len(), 1);
+    fs::write(folder.path().join("cni/boot"), "another\n").unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!((store.list().unwrap(), files(store.folder())), (Vec::new(), Vec::new()));
+    store.reserve(attachment("a"), &dual()).unwrap();
+    assert_eq!(Store::open(folder.path()).unwrap().list().unwrap().len(), 1, "it is this boot's");
+}
+
+#[test]
 fn the_files_of_others_are_left_alone() {
     let (_folder, store) = store();
     for name in ["README", "0123456789abcdef.broken", "0123456789abcdef,10.0.0.2,", "0123456789abcdefg"] {

@@ -11,12 +11,18 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::{TimeVal, TimeValLike},
+};
 use thiserror::Error;
 
 /// The kernel's datagrams are no larger (`NLMSG_GOODSIZE`, and 32 KiB for a dump).
 const DATAGRAM: usize = 32 * 1024;
 /// How often a dump that was interrupted by a change is begun again.
 const ATTEMPTS: u32 = 5;
+/// Seconds. The kernel answers before a request has been sent: whoever waits has missed something.
+const PATIENCE: i64 = 10;
 /// `NLMSG_ALIGNTO`.
 const ALIGNMENT: usize = 4;
 /// Size of `struct nlmsghdr`.
@@ -71,6 +77,8 @@ pub(super) struct Rtnetlink {
 #[derive(Default)]
 struct Answer {
     messages: Vec<RouteNetlinkMessage>,
+    /// Why the last message that was left out could not be read.
+    unreadable: Option<String>,
     complete: bool,
     interrupted: bool,
 }
@@ -81,6 +89,7 @@ impl Rtnetlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
         // Both only make refusals easier to read; the kernel has them since 4.12.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
@@ -96,11 +105,13 @@ impl Rtnetlink {
 
     /// Asks for one object.
     pub(super) fn get(&mut self, request: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Refusal> {
-        let answer = self.exchange(request, NLM_F_ACK)?;
-        answer.messages.into_iter().next().ok_or_else(|| Refusal::broken("nothing in it"))
+        let Answer { messages, unreadable, .. } = self.exchange(request, NLM_F_ACK)?;
+        let nothing = || Refusal::broken(unreadable.unwrap_or_else(|| "nothing in it".to_owned()));
+        messages.into_iter().next().ok_or_else(nothing)
     }
 
-    /// Asks for all objects. A list that changed while it was read is read again.
+    /// Asks for all objects. A list that changed while it was read is read again. An object that the library cannot read
+    /// is none of ours, and left out.
     pub(super) fn dump(
         &mut self,
         request: &RouteNetlinkMessage,
@@ -151,14 +162,16 @@ impl Rtnetlink {
     /// Reads the messages of one datagram.
     fn read(&self, answer: &mut Answer) -> Result<(), Refusal> {
         let mut rest = self.buffer.as_slice();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(Refusal::broken)?;
-            let length = (message.header.length as usize).next_multiple_of(ALIGNMENT);
-            rest = rest.get(length..).unwrap_or_default();
-            if message.header.sequence_number == self.sequence {
-                answer.add(message)?;
+        while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
+            if !(HEADER..=rest.len()).contains(&length) {
+                return Err(Refusal::broken(format!("a message of {length} bytes")));
             }
+            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+                Ok(message) if message.header.sequence_number == self.sequence => answer.add(message)?,
+                Ok(_) => {}
+                Err(error) => answer.unreadable = Some(error.to_string()),
+            }
+            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
         }
         Ok(())
     }

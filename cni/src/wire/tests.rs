@@ -378,6 +378,23 @@ fn numbered(number: u8) -> (Pod, Attachment) {
 
 #[test]
 #[ignore = "needs root: makes namespaces"]
+fn an_address_that_a_forgotten_device_still_has_is_the_new_pods() {
+    on_a_host(|lab| {
+        let (old, new) = (Pod::new(), Pod::new());
+        let (forgotten, attachment) = (old.attachment("old"), new.attachment("new"));
+        assert_eq!(forgotten.addresses, attachment.addresses);
+        connect(&forgotten, &lab.pins).unwrap();
+        connect(&attachment, &lab.pins).unwrap();
+        both_ways(&new, &attachment);
+        assert!(check(&forgotten, &lab.pins).unwrap().join(";").contains("does not lead to"));
+        disconnect(&forgotten, Some(&lab.pins)).unwrap();
+        both_ways(&new, &attachment);
+        assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
 fn a_second_interface_leaves_the_first_its_default_route() {
     on_a_host(|lab| {
         let pod = Pod::new();

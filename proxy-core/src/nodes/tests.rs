@@ -216,9 +216,8 @@ fn cluster() -> impl Strategy<Value = (Nodes, Underlay, Mode)> {
             let mut addresses = Vec::new();
             addresses.extend(has_v4.then_some(v4.as_str()));
             addresses.extend(has_v6.then_some(v6.as_str()));
-            let cidr = |(net, bits, v4): (u8, u8, bool)| match v4 {
-                true => format!("10.244.{net}.0/{bits}"),
-                false => format!("fd00:{net}::/{}", bits + 40),
+            let cidr = |(net, bits, is_v4): (u8, u8, bool)| {
+                if is_v4 { format!("10.244.{net}.0/{bits}") } else { format!("fd00:{net}::/{}", bits + 40) }
             };
             let cidrs: Vec<String> = cidrs.into_iter().map(cidr).collect();
             let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
@@ -273,7 +272,7 @@ proptest! {
         // Whoever has a prefix without a route is named.
         if mode != Mode::None {
             for node in nodes.values().filter(|node| node.name != "n1") {
-                let routed = |text: &String| plan.routes.contains_key(&whole(text));
+                let routed = |text| plan.routes.contains_key(&whole::<&String>(text));
                 let named = plan.remarks.iter().any(|remark| remark.node == node.name);
                 prop_assert!(named || node.pod_cidrs.iter().all(routed), "{}: {:?}", node.name, plan.remarks);
             }
@@ -294,7 +293,7 @@ proptest! {
     }
 }
 
-fn whole(text: &String) -> IpNetwork {
-    let network = net(text);
+fn whole(text: impl AsRef<str>) -> IpNetwork {
+    let network = net(text.as_ref());
     IpNetwork::new(network.network(), network.prefix()).unwrap()
 }

@@ -35,7 +35,7 @@ use crate::{
     metrics::{Exposition, Metrics},
     pods::host_ports::HostPorts,
     reconcile::{self, Event, Loop, Progress, Reconciler},
-    routing::{FactsFile, Router, guard_pins},
+    routing::{FactsFile, Router},
     watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
@@ -65,6 +65,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         capacities: config.capacities,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
+        pacing: config.packet.pacing,
         ..DataPlaneConfig::default()
     }
 }
@@ -205,22 +206,16 @@ impl Parts {
         if !config.pods.enabled {
             return Ok(None);
         }
+        let settings = config.pods.routing.clone();
         let (sender, nodes) = watch_value::channel(None);
-        let facts = FactsFile::new(
-            &config.run_dir,
-            config.pods.routing.node_name.clone(),
-            guard_pins(&config.pin_dir),
-        );
-        task::spawn(
-            Router::new(
-                config.pods.routing.clone(),
-                nodes,
-                self.choices.clone(),
-                facts,
-                self.metrics.clone(),
-            )
-            .run(),
-        );
+        let pins = {
+            let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+            data_plane.repair_guards()?;
+            data_plane.guard_pins()?
+        };
+        let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
+        let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        task::spawn(router.run());
         Ok(Some(sender))
     }
 

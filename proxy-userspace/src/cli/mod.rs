@@ -209,6 +209,8 @@ enum CliError {
     #[error(transparent)]
     Install(#[from] InstallError),
     #[error(transparent)]
+    Guard(#[from] dataplane::GuardError),
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
     Json(#[from] serde_json::Error),

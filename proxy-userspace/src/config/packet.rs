@@ -2,7 +2,7 @@
 //!
 //! Must not know how a packet is treated.
 
-use std::{fmt::Display, str::FromStr};
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use proxy_common::{Ipv4Be, Ipv6Be, PacketSettings, SocketLb};
@@ -13,6 +13,9 @@ use crate::devices::{Pattern, Selection};
 /// Longest time-out: a year, so that no difference of times overflows.
 const LONGEST: u32 = 31_536_000;
 
+/// Longest wait, milliseconds: what `fq` itself keeps a packet at most (its `horizon`).
+const LONGEST_PACING: u32 = 10_000;
+
 /// What the packet path is told, and what it must not collide with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketConfig {
@@ -22,6 +25,8 @@ pub struct PacketConfig {
     pub socket_lb: SocketLb,
     /// Constants of the programs.
     pub settings: PacketSettings,
+    /// How long a packet that a pod sends beyond its limit may be delayed instead of dropped.
+    pub pacing: Duration,
     /// Ports for source addresses that are the node's.
     pub snat_ports: PortRange,
     /// Ports that the API server gives to Services.
@@ -38,7 +43,8 @@ impl Reader<'_> {
         };
         let (snat_ports, node_port_range) = self.ports()?;
         let settings = self.packet_settings(snat_ports)?;
-        Ok(PacketConfig { selection, socket_lb, settings, snat_ports, node_port_range })
+        let pacing = Duration::from_millis(self.number("pod-pacing", 0..=LONGEST_PACING)?.into());
+        Ok(PacketConfig { selection, socket_lb, settings, pacing, snat_ports, node_port_range })
     }
 
     fn ports(&self) -> Result<(PortRange, PortRange), ConfigError> {

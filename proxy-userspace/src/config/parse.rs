@@ -6,9 +6,7 @@ use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str
 
 use ipnetwork::IpNetwork;
 
-use super::{
-    Config, ConfigError, LogFormat, NodePortAddresses, Origin, Resolved, SourceConfig, packet::yes_or_no,
-};
+use super::{Config, ConfigError, LogFormat, NodePortAddresses, Origin, Resolved, SourceConfig};
 use crate::dataplane::Capacities;
 
 /// Smallest and largest capacity of a map. The probe takes one place; 2^26 ring positions are 256 MiB.

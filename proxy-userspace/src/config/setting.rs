@@ -167,6 +167,12 @@ pub const SETTINGS: &[Setting] = &[
         "Ports for packets that get the node's address as their source",
     ),
     number(
+        "pod-pacing",
+        "MS",
+        0,
+        "How long a packet beyond a pod's limit may be delayed instead of dropped, 0 to 10000: for devices with the queue fq",
+    ),
+    number(
         "tcp-syn-timeout",
         "SECONDS",
         PACKET.tcp_new_s,

@@ -86,9 +86,6 @@ pub(super) enum Variant {
     Monitor,
 }
 
-/// As long as `fq` itself keeps a packet at most (its `horizon`).
-const LONGEST_PACING_NS: u64 = 10_000_000_000;
-
 /// What the verifier sees as constants, and the sizes of the maps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constants {
@@ -112,7 +109,8 @@ impl Constants {
             host_by_packet: (socket_lb == SocketLb::Off).into(),
             ..packet
         };
-        let pacing_ns = u64::try_from(pacing.as_nanos()).unwrap_or(u64::MAX).min(LONGEST_PACING_NS);
+        // The programs add the time to it.
+        let pacing_ns = u64::try_from(pacing.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 2);
         Self { capacities, socket_lb, packet, pacing_ns }
     }
 }

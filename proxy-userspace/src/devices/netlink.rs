@@ -110,19 +110,19 @@ pub(crate) async fn each<T>(
     Ok(())
 }
 
+/// Whether a notification may matter.
+pub(crate) type Matters = Box<dyn Fn(&NetlinkMessage<RouteNetlinkMessage>) -> bool + Send>;
+
 /// Notifications of the kernel.
 pub(crate) struct Notifications {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
-    matters: fn(&NetlinkMessage<RouteNetlinkMessage>) -> bool,
+    matters: Matters,
     _connection: Connection,
 }
 
 impl Notifications {
     /// Subscribes. What changes from now on and `matters` is told.
-    pub(crate) fn subscribe(
-        groups: &[MulticastGroup],
-        matters: fn(&NetlinkMessage<RouteNetlinkMessage>) -> bool,
-    ) -> Result<Self, ReadError> {
+    pub(crate) fn subscribe(groups: &[MulticastGroup], matters: Matters) -> Result<Self, ReadError> {
         let (connection, _, messages) = new_multicast_connection(groups).map_err(ReadError::Socket)?;
         Ok(Self { messages, matters, _connection: Connection::drive(connection) })
     }

@@ -44,7 +44,7 @@ async fn follow(
     choices: &watch::Sender<Option<Arc<Choice>>>,
 ) -> Result<(), ReadError> {
     // Subscribed before the first reading: a change in between is seen by one of both.
-    let mut notifications = Notifications::subscribe(&GROUPS, matters)?;
+    let mut notifications = Notifications::subscribe(&GROUPS, Box::new(matters))?;
     loop {
         let start = Instant::now();
         let choice = choose(&read().await?, selection);

@@ -4,6 +4,8 @@
 //! realised). Must not know where changes come from, nor that the maps are in the kernel.
 
 mod event_loop;
+#[cfg(test)]
+mod host_port_tests;
 mod ledger;
 mod pace;
 mod progress;

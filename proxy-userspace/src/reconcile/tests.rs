@@ -34,7 +34,7 @@ use crate::{
 
 /// Maps that the test can look at, and damage, while the loop has them.
 #[derive(Clone, Default)]
-struct SharedMaps(Arc<Mutex<MemoryMaps>>);
+pub(super) struct SharedMaps(Arc<Mutex<MemoryMaps>>);
 
 impl LbMaps for SharedMaps {
     fn apply(&mut self, op: &MapOp) -> Result<(), ApplyError> {
@@ -58,20 +58,20 @@ impl SharedMaps {
     }
 
     /// Frontends with their backends, and nothing that depends on the order of events.
-    fn served(&self) -> Vec<(String, Vec<String>)> {
+    pub(super) fn served(&self) -> Vec<(String, Vec<String>)> {
         self.services().into_iter().map(|view| (view.frontend, view.backends)).collect()
     }
 }
 
-struct Fixture {
-    events: mpsc::Sender<Event>,
+pub(super) struct Fixture {
+    pub(super) events: mpsc::Sender<Event>,
     left: Arc<Notify>,
     warnings: Arc<Mutex<Vec<desired::Warning>>>,
     metrics: Metrics,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
 }
 
-fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fixture {
+pub(super) fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fixture {
     let (events, queue) = mpsc::channel(64);
     let left = Arc::new(Notify::new());
     let (metrics, progress) = (Metrics::default(), Arc::new(Progress::default()));
@@ -93,16 +93,16 @@ fn start_with(maps: impl LbMaps + Send + 'static, capacities: Capacities) -> Fix
     Fixture { events, left, warnings, metrics, progress }
 }
 
-fn start(maps: impl LbMaps + Send + 'static) -> Fixture {
+pub(super) fn start(maps: impl LbMaps + Send + 'static) -> Fixture {
     start_with(maps, Capacities::default())
 }
 
 impl Fixture {
-    async fn send(&self, event: Change) {
+    pub(super) async fn send(&self, event: Change) {
         self.events.send(Event::Model { event, received: Instant::now() }).await.unwrap();
     }
 
-    async fn list(&self, services: Vec<ServiceObject>, slices: Vec<SliceObject>) {
+    pub(super) async fn list(&self, services: Vec<ServiceObject>, slices: Vec<SliceObject>) {
         self.send(Change::ServicesListed(services)).await;
         self.send(Change::SlicesListed(slices)).await;
         self.send(Change::Node(Some(NodeObject { name: "n".to_owned(), ..NodeObject::default() }))).await;
@@ -111,7 +111,7 @@ impl Fixture {
     }
 
     /// Lets the loop do what is due now and soon, without a retry or an audit.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         time::sleep(Duration::from_millis(60)).await;
     }
 
@@ -141,7 +141,7 @@ fn name(number: u8) -> ObjectName {
     ObjectName::new("ns", format!("s{number}"))
 }
 
-fn service(number: u8, protocol: &str) -> ServiceObject {
+pub(super) fn service(number: u8, protocol: &str) -> ServiceObject {
     ServiceObject {
         name: name(number),
         cluster_ip: format!("10.96.0.{number}"),
@@ -175,7 +175,7 @@ fn serves(number: u8, endpoints: &[u8]) -> (String, Vec<String>) {
     (format!("10.96.0.{number}:80"), backends.collect())
 }
 
-fn refused_by_test() -> ApplyError {
+pub(super) fn refused_by_test() -> ApplyError {
     ApplyError::Kernel { action: "write", map: "any", source: io::Error::from(io::ErrorKind::Interrupted) }
 }
 

@@ -65,12 +65,24 @@ impl FactsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::guard_pins;
+
+    fn pins() -> Pins {
+        let path = PathBuf::from("/pins/any");
+        Pins {
+            schema: 1,
+            endpoints: path.clone(),
+            packet_only: path.clone(),
+            guard_ingress: path.clone(),
+            guard_egress: path.clone(),
+            links: path,
+            tcx: true,
+        }
+    }
 
     #[test]
     fn a_new_agent_says_that_it_knows_nothing_only_where_no_other_said_more() {
         let folder = tempfile::tempdir().unwrap();
-        let file = FactsFile::new(folder.path(), "n1".into(), guard_pins(Path::new("/pins")));
+        let file = FactsFile::new(folder.path(), "n1".into(), pins());
         let told = || NodeFacts::read(folder.path()).unwrap();
         file.begin().unwrap();
         assert!(told().obstacle.unwrap().contains("has not heard of Node `n1`"));

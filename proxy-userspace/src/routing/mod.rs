@@ -7,7 +7,6 @@
 
 mod apply;
 mod facts;
-mod pins;
 mod read;
 mod router;
 mod state;
@@ -15,7 +14,6 @@ mod steps;
 mod sysctl;
 
 pub use facts::FactsFile;
-pub use pins::guard_pins;
 pub use router::{Router, RoutingError, cleanup};
 
 /// `rtm_protocol` of every route that Sheave makes.

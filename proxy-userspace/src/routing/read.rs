@@ -12,8 +12,8 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
-    neighbour::NeighbourAttribute,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    neighbour::{NeighbourAttribute, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
 use proxy_core::nodes::{Underlay, Uplink, Way};
 use rtnetlink::{Handle, MulticastGroup};
@@ -37,14 +37,13 @@ pub(super) const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// First byte of the Ethernet addresses of tunnels.
-const TUNNEL_MAC: u8 = 0x06;
-
 /// Everything there is now.
 pub(super) async fn read(handle: &Handle) -> Result<State, ReadError> {
     let mut read = State::default();
     let links = handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
+    let mut names = BTreeMap::new();
     each("links", links.execute(), |message| {
+        names.extend(state::name_of(&message).map(|name| (message.header.index, name.clone())));
         read.mtus.insert(message.header.index, state::mtu_of(&message));
         read.tunnel = read.tunnel.take().or_else(|| Device::of(&message));
     })
@@ -59,7 +58,9 @@ pub(super) async fn read(handle: &Handle) -> Result<State, ReadError> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = of_main_table(handle, family);
         each("routes", routes, |message| {
-            state::found(&message).into_iter().for_each(|it| read.take_route(it))
+            let advertised = state::device(&message).filter(|_| message.header.protocol == RouteProtocol::Ra);
+            read.advertised.extend(advertised.and_then(|index| names.get(&index)).cloned());
+            state::found(&message).into_iter().for_each(|it| read.take_route(it));
         })
         .await?;
     }
@@ -118,8 +119,9 @@ async fn way(handle: &Handle, state: &State, peer: IpAddr) -> Option<Way> {
     Some(Way { device, mtu, is_on_link: !state::has_router(&route) })
 }
 
-/// Whether a notification may mean work: what the plugin and we ourselves add does not.
-pub(super) fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+/// Whether a notification may mean work: what the plugin and we ourselves add does not. `tunnel` is the index of our
+/// device.
+pub(super) fn matters(message: &NetlinkMessage<RouteNetlinkMessage>, tunnel: u32) -> bool {
     let NetlinkPayload::InnerMessage(message) = &message.payload else { return true };
     match message {
         RouteNetlinkMessage::NewRoute(route) => is_of_main_table(route) && !is_ours(route),
@@ -127,16 +129,17 @@ pub(super) fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
             is_of_main_table(route) && !(is_ours(route) && is_of_pod(route))
         }
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => !leads_to_pod(link),
-        RouteNetlinkMessage::NewNeighbour(_) => false,
-        RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            state::link_address(neighbour).is_some_and(|[first, ..]| first == TUNNEL_MAC)
+        // The kernel asks for a neighbour itself where ours is gone.
+        RouteNetlinkMessage::NewNeighbour(neighbour) => {
+            neighbour.header.ifindex == tunnel && neighbour.header.state != NeighbourState::Permanent
         }
+        RouteNetlinkMessage::DelNeighbour(neighbour) => neighbour.header.ifindex == tunnel,
         _ => true,
     }
 }
 
 fn is_of_main_table(route: &RouteMessage) -> bool {
-    route.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN
+    route.header.table == RouteHeader::RT_TABLE_MAIN
 }
 
 fn is_ours(route: &RouteMessage) -> bool {
@@ -151,4 +154,65 @@ fn leads_to_pod(link: &LinkMessage) -> bool {
     link.attributes.iter().any(
         |it| matches!(it, LinkAttribute::IfName(name) if name.starts_with(cni::record::HOST_DEVICE_PREFIX)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NetlinkHeader;
+    use netlink_packet_route::neighbour::NeighbourMessage;
+
+    use super::*;
+
+    const TUNNEL: u32 = 7;
+
+    fn told(message: RouteNetlinkMessage) -> bool {
+        matters(&NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message)), TUNNEL)
+    }
+
+    fn route(protocol: u8, has_gateway: bool) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.protocol = protocol.into();
+        route.header.kind = RouteType::Unicast;
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, 2].into()));
+        route.attributes.extend(has_gateway.then_some(gateway));
+        route
+    }
+
+    fn neighbour(ifindex: u32, state: NeighbourState) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = ifindex;
+        message.header.state = state;
+        message
+    }
+
+    #[test]
+    fn pods_that_come_and_go_mean_no_work_and_a_route_between_nodes_that_goes_does() {
+        use RouteNetlinkMessage::{DelLink, DelRoute, NewLink, NewRoute};
+        assert!(!told(NewRoute(route(PROTOCOL, false))) && !told(DelRoute(route(PROTOCOL, false))));
+        assert!(!told(NewRoute(route(PROTOCOL, true))), "our own");
+        assert!(told(DelRoute(route(PROTOCOL, true))));
+        assert!(told(NewRoute(route(4, false))) && told(DelRoute(route(4, false))));
+        let link = |name: &str| {
+            let mut link = LinkMessage::default();
+            link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+            link
+        };
+        assert!(!told(NewLink(link("shv0123456789ab"))) && !told(DelLink(link("shv0123456789ab"))));
+        assert!(told(NewLink(link("eth0"))));
+        let mut local = route(2, false);
+        local.header.table = RouteHeader::RT_TABLE_MAIN + 1;
+        assert!(!told(NewRoute(local)));
+    }
+
+    #[test]
+    fn only_the_tunnels_neighbours_matter_and_a_loss_of_notifications_does() {
+        use RouteNetlinkMessage::{DelNeighbour, NewNeighbour};
+        assert!(told(DelNeighbour(neighbour(TUNNEL, NeighbourState::Failed))));
+        assert!(told(NewNeighbour(neighbour(TUNNEL, NeighbourState::Incomplete))));
+        assert!(!told(NewNeighbour(neighbour(TUNNEL, NeighbourState::Permanent))));
+        assert!(!told(DelNeighbour(neighbour(2, NeighbourState::Stale))));
+        let lost = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
+        assert!(matters(&lost, TUNNEL));
+    }
 }

@@ -5,7 +5,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,6 +79,8 @@ pub struct Router {
     facts: FactsFile,
     metrics: Metrics,
     known: Known,
+    /// The kernel's index of the tunnel's device, for the filter of notifications; 0: there is none.
+    tunnel: Arc<AtomicU32>,
 }
 
 /// What the last round left.
@@ -97,7 +102,7 @@ impl Router {
         facts: FactsFile,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, nodes, choices, facts, metrics, known: Known::default() }
+        Self { settings, nodes, choices, facts, metrics, known: Known::default(), tunnel: Arc::default() }
     }
 
     /// Runs until nobody tells of Nodes any more. What it made stays.
@@ -114,7 +119,9 @@ impl Router {
     /// Returns without an error when nobody tells of Nodes.
     async fn follow(&mut self) -> Result<(), RoutingError> {
         // Subscribed before the first reading: a change in between is seen by one of both.
-        let mut notifications = Notifications::subscribe(&GROUPS, matters)?;
+        let tunnel = Arc::clone(&self.tunnel);
+        let of_interest = move |message: &_| matters(message, tunnel.load(Ordering::Relaxed));
+        let mut notifications = Notifications::subscribe(&GROUPS, Box::new(of_interest))?;
         loop {
             let start = Instant::now();
             self.round().await?;
@@ -137,9 +144,9 @@ impl Router {
         let Some(nodes) = self.nodes.borrow_and_update().clone() else { return Ok(()) };
         let Some(choice) = self.choices.borrow_and_update().clone() else { return Ok(()) };
         let mut troubles = BTreeMap::new();
-        let obstacle = self.forward(&mut troubles);
         let (_connection, handle) = connect()?;
         let state = read(&handle).await?;
+        let obstacle = forward(&state, &mut troubles);
         let peers = peer_addresses(&nodes, &self.settings);
         let underlay = underlay(&handle, &state, &choice.primary, &peers).await;
         let plan = nodes::plan(&nodes, &self.settings, &underlay);
@@ -155,22 +162,6 @@ impl Router {
         Ok(())
     }
 
-    /// Returns what keeps the node from forwarding.
-    fn forward(&self, troubles: &mut BTreeMap<String, String>) -> Option<String> {
-        match sysctl::forward() {
-            Ok(changed) => {
-                for switch in changed {
-                    info!(switch, "switched on, for pods");
-                }
-                None
-            }
-            Err(error) => {
-                troubles.insert("forwarding".to_owned(), error.to_string());
-                Some(error.to_string())
-            }
-        }
-    }
-
     /// One failure does not hold up the other steps.
     async fn carry_out(
         &self,
@@ -182,6 +173,7 @@ impl Router {
     ) {
         let is_repair = self.known.plan.as_ref() == Some(plan);
         let mut device = state.tunnel.as_ref().map(|device| device.index);
+        self.tunnel.store(device.unwrap_or_default(), Ordering::Relaxed);
         for step in steps {
             if let Err(error) = apply(handle, step, device).await {
                 troubles.insert(step.to_string(), reason(&error));
@@ -189,6 +181,7 @@ impl Router {
             }
             if matches!(step, Step::MakeDevice(_)) {
                 device = tunnel_index(handle).await;
+                self.tunnel.store(device.unwrap_or_default(), Ordering::Relaxed);
             }
             if is_repair {
                 self.metrics.drift_repaired.inc();
@@ -210,10 +203,26 @@ impl Router {
     fn report(&mut self, troubles: BTreeMap<String, String>) {
         for (step, reason) in &troubles {
             if self.known.troubles.get(step) != Some(reason) {
-                warn!(reason, "cannot {step}; trying again");
+                warn!(reason, "cannot {step}: trying again");
             }
         }
         self.known.troubles = troubles;
+    }
+}
+
+/// Returns what keeps the node from forwarding.
+fn forward(state: &State, troubles: &mut BTreeMap<String, String>) -> Option<String> {
+    match sysctl::forward(&state.advertised) {
+        Ok(changed) => {
+            for switch in changed {
+                info!(switch, "switched on, for pods");
+            }
+            None
+        }
+        Err(error) => {
+            troubles.insert("forward packets".to_owned(), error.to_string());
+            Some(error.to_string())
+        }
     }
 }
 

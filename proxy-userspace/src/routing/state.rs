@@ -25,6 +25,8 @@ use super::{DEVICE, PROTOCOL};
 pub(super) struct State {
     /// MTU of each device, bytes, by the kernel's index.
     pub(super) mtus: BTreeMap<u32, u32>,
+    /// Names of devices on which a router has advertised routes.
+    pub(super) advertised: BTreeSet<String>,
     /// The device called [`DEVICE`].
     pub(super) tunnel: Option<Device>,
     /// Global addresses of other devices.
@@ -79,11 +81,7 @@ pub(super) enum Found {
 impl Device {
     /// `None` for a device of another name.
     pub(super) fn of(message: &LinkMessage) -> Option<Self> {
-        let is_it =
-            |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == DEVICE);
-        if !message.attributes.iter().any(is_it) {
-            return None;
-        }
+        name_of(message).filter(|name| *name == DEVICE)?;
         let is_up = message.header.flags.contains(LinkFlags::Up);
         let mut device = Self { index: message.header.index, is_up, ..Self::default() };
         for attribute in &message.attributes {
@@ -115,6 +113,13 @@ impl Device {
             _ => {}
         }
     }
+}
+
+pub(super) fn name_of(message: &LinkMessage) -> Option<&String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })
 }
 
 pub(super) fn mtu_of(message: &LinkMessage) -> u32 {
@@ -231,7 +236,7 @@ impl State {
     }
 }
 
-pub(super) fn link_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
+fn link_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
         _ => None,

@@ -252,3 +252,7 @@ fn is_same(tunnel: &Tunnel, device: &Device) -> bool {
         && device.mac == Some(tunnel.mac)
         && !device.learns
 }
+
+#[cfg(test)]
+#[path = "steps_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 //! Must not know routes.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -21,28 +22,32 @@ pub(super) struct SysctlError {
 }
 
 /// Lets the node forward packets, both families. Returns what was changed. A kernel without IPv6 has nothing to set.
-pub(super) fn forward() -> Result<Vec<String>, SysctlError> {
-    forward_below(Path::new(ROOT))
+/// `advertised` are the devices on which a router has advertised routes.
+pub(super) fn forward(advertised: &BTreeSet<String>) -> Result<Vec<String>, SysctlError> {
+    forward_below(Path::new(ROOT), advertised)
 }
 
-fn forward_below(root: &Path) -> Result<Vec<String>, SysctlError> {
+fn forward_below(root: &Path, advertised: &BTreeSet<String>) -> Result<Vec<String>, SysctlError> {
     let mut changed = Vec::new();
     set(root, FORWARD_V4, "1", &mut changed)?;
     if root.join(FORWARD_V6).exists() && !is(&root.join(FORWARD_V6), "1") {
-        keep_advertised_routes(root, &mut changed)?;
+        keep_advertised_routes(root, advertised, &mut changed)?;
         set(root, FORWARD_V6, "1", &mut changed)?;
     }
     Ok(changed)
 }
 
 /// With forwarding on, a device with `accept_ra` 1 forgets the routes that routers advertised, the node's default route
-/// among them, and hears of none any more; with 2 it goes on (Documentation/networking/ip-sysctl.rst).
-fn keep_advertised_routes(root: &Path, changed: &mut Vec<String>) -> Result<(), SysctlError> {
-    let Ok(devices) = fs::read_dir(root.join("ipv6/conf")) else { return Ok(()) };
-    for name in devices.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+/// among them, and hears of none any more; with 2 it goes on (Documentation/networking/ip-sysctl.rst). No other device
+/// gets 2: from those that lead to containers no router is to be heard (CVE-2020-13401).
+fn keep_advertised_routes(
+    root: &Path,
+    advertised: &BTreeSet<String>,
+    changed: &mut Vec<String>,
+) -> Result<(), SysctlError> {
+    for name in advertised {
         let switch = format!("ipv6/conf/{name}/accept_ra");
-        let is_device = !matches!(name.as_str(), "all" | "default" | "lo");
-        if is_device && is(&root.join(&switch), "1") {
+        if is(&root.join(&switch), "1") {
             set(root, &switch, "2", changed)?;
         }
     }
@@ -81,8 +86,9 @@ mod tests {
         put(root, FORWARD_V6, "0\n");
         put(root, "ipv6/conf/eth0/accept_ra", "1\n");
         put(root, "ipv6/conf/eth1/accept_ra", "0\n");
-        put(root, "ipv6/conf/default/accept_ra", "1\n");
-        let mut changed = forward_below(root).unwrap();
+        put(root, "ipv6/conf/docker0/accept_ra", "1\n");
+        let advertised = ["eth0", "eth1"].map(str::to_owned).into();
+        let mut changed = forward_below(root, &advertised).unwrap();
         changed.sort();
         let wanted = [
             "net.ipv4.ip_forward = 1",
@@ -90,15 +96,15 @@ mod tests {
             "net.ipv6.conf.eth0.accept_ra = 2",
         ];
         assert_eq!(changed, wanted);
-        assert!(forward_below(root).unwrap().is_empty());
+        assert!(forward_below(root, &advertised).unwrap().is_empty());
     }
 
     #[test]
     fn without_ipv6_there_is_nothing_to_switch_on_and_a_failure_names_the_switch() {
         let folder = tempfile::tempdir().unwrap();
-        let error = forward_below(&folder.path().join("none")).unwrap_err().to_string();
+        let error = forward_below(&folder.path().join("none"), &BTreeSet::new()).unwrap_err().to_string();
         assert!(error.contains("ip_forward to 1"), "{error}");
         put(folder.path(), FORWARD_V4, "1\n");
-        assert!(forward_below(folder.path()).unwrap().is_empty());
+        assert!(forward_below(folder.path(), &BTreeSet::new()).unwrap().is_empty());
     }
 }

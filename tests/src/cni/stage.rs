@@ -203,7 +203,9 @@ impl Stage {
     /// A call of this verb for no pod.
     #[must_use]
     pub fn bare(&self, verb: &str, config: &Value) -> Call {
-        Call::new(verb, config).set("CNI_PATH", self.subject.folder.display().to_string())
+        let path = self.subject.folder.display().to_string();
+        // Some of the reference plugins call iptables.
+        Call::new(verb, config).set("CNI_PATH", path).set("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
     /// Has the plugin called.

@@ -267,6 +267,25 @@ async fn one_file_can_be_watched_alone() {
 }
 
 #[tokio::test]
+async fn all_nodes_are_published_where_somebody_wants_them() {
+    let node = |name: &str| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.yaml"), node("n1") + &node("n2")).unwrap();
+    let (tx, _rx) = mpsc::channel(16);
+    let (sender, mut nodes) = tokio::sync::watch::channel(None);
+    let told = Listeners { nodes: Some(sender), ..listeners(tx) };
+    let task = tokio::spawn(run(folder.path().to_owned(), false, told, Arc::new(WatchStatus::new())));
+    let mut names = async || {
+        timeout(PATIENCE, nodes.changed()).await.unwrap().unwrap();
+        nodes.borrow_and_update().as_ref().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["n1", "n2"]);
+    fs::write(folder.path().join("b.yaml"), node("n3")).unwrap();
+    assert_eq!(names().await, ["n1", "n2", "n3"]);
+    task.abort();
+}
+
+#[tokio::test]
 async fn it_ends_when_nobody_listens_and_fails_at_once_without_a_folder() {
     let mut fixture = start(&[]);
     fixture.next().await;
