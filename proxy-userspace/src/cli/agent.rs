@@ -24,7 +24,8 @@ use tracing::info;
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage, with_causes,
+    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage,
+    with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -257,6 +258,12 @@ impl Parts {
         let ports = Arc::new(HostPorts::new(Arc::new(read), events.clone()));
         let follower = Arc::clone(&ports);
         task::spawn(async move { follower.follow(&folder).await });
+        let guards = GuardKeeper {
+            data_plane: Arc::clone(&self.data_plane),
+            run_dir: config.run_dir.clone(),
+            metrics: self.metrics.clone(),
+        };
+        task::spawn(guards.run());
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
         Ok(Some(ports))
