@@ -9,7 +9,7 @@ use crate::{
     env::{Env, Reached, Read},
     errors, flow,
     forward::{begin, carry, drop, find, unserved},
-    fragment, lookup,
+    fragment, lookup, masquerade,
     onward::ask_route,
     parse::{Fragment, Parsed, parse},
     reply, setting,
@@ -87,7 +87,9 @@ fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, pl
         Parsed::Ports | Parsed::Later => (),
         Parsed::Malformed => return drop_unless_host(env, work, Counter::DroppedMalformed),
         Parsed::TooManyHeaders => return drop_unless_host(env, work, Counter::DroppedHeaders),
-        Parsed::Other | Parsed::NotIp | Parsed::IcmpError => return Next::Done(unserved(env, work, false)),
+        Parsed::Echo | Parsed::Other | Parsed::NotIp | Parsed::IcmpError => {
+            return Next::Done(unserved(env, work, false));
+        }
     }
     let source = work.outer.source;
     if source.is_loopback() && env.device() == setting!(env, loopback) {
@@ -129,17 +131,22 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     work.from_host = 0;
     let parsed = parse(env, at, false, &mut work.outer);
     let is_error = matches!(parsed, Parsed::IcmpError);
-    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) {
+    let masquerades = matches!(place, Place::Node) && setting!(env, masquerade) != 0;
+    let is_echo = matches!(parsed, Parsed::Echo);
+    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) && !(is_echo && masquerades) {
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;
-    let ours = if is_error {
+    let mut ours = if is_error {
         errors::leaving(env, work, &mut verdict)
     } else {
-        reply::leaving(env, work, parsed, &mut verdict)
+        !is_echo && reply::leaving(env, work, parsed, &mut verdict)
     };
+    if masquerades && !ours {
+        ours = masquerade::leaving(env, work, parsed, &mut verdict);
+    }
     let by_packet = matches!(place, Place::Node) && setting!(env, host_by_packet) != 0;
-    if ours || !by_packet || !env.is_from_host() {
+    if ours || is_echo || !by_packet || !env.is_from_host() {
         return verdict;
     }
     work.from_host = 1;

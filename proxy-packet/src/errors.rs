@@ -28,7 +28,7 @@ const QUOTED: u32 = 8;
 #[inline(always)]
 fn read_quoted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
     let at = work.outer.l4.wrapping_add(ICMP_HEADER);
-    if !matches!(parse(env, at, true, &mut work.inner), Parsed::Ports) {
+    if !matches!(parse(env, at, true, &mut work.inner), Parsed::Ports | Parsed::Echo) {
         return false;
     }
     // What stands behind the error in the frame is no part of it.
@@ -117,6 +117,39 @@ pub(crate) fn to_backend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) ->
     }
 }
 
+/// An error that leaves the node about a packet that a masqueraded pod was sent: from the pod itself, or from this node.
+/// False if it is about something else. The quoted packet was read by [`leaving`].
+#[inline(never)]
+pub(crate) fn about_masqueraded<A: Wire, E: Env<A>>(
+    env: &mut E,
+    work: &mut Work<A>,
+    verdict: &mut Verdict,
+) -> bool {
+    if work.inner.l4 == 0 || work.inner.l4.wrapping_add(QUOTED) > work.inner.end {
+        return false;
+    }
+    work.key = flow::quoted_key(work, Way::Forward);
+    let wanted = FlowFlags::MASQUERADED | FlowFlags::SOURCE_IS_NODE;
+    if !flow::find(env, work) || work.flow.flags & wanted != wanted {
+        return false;
+    }
+    let quoted = Ends {
+        source: work.flow.backend,
+        destination: work.flow.source,
+        source_port: work.flow.backend_port,
+        destination_port: work.flow.source_port,
+    };
+    let from_pod = work.outer.source == work.flow.client;
+    let from = if from_pod { work.flow.source } else { work.outer.source };
+    let to = work.outer.destination;
+    if rewrite_quoted(env, &mut work.outer, &mut work.inner, &quoted, (from, to)) {
+        env.count(Counter::PacketError);
+    } else {
+        *verdict = drop(env, Counter::DroppedRewrite);
+    }
+    true
+}
+
 /// About a packet of the client, whose source was this node, or whose sender is a process of this host.
 #[inline(never)]
 pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
@@ -124,14 +157,22 @@ pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
         work.route.device = work.flow.device;
         return if rewrite_for_client(env, work) { Verdict::ToHost } else { Verdict::Drop };
     }
-    let way = onward::look_onward(env, work, work.outer.source, work.flow.client);
-    if !matches!(way, Onward::Out) {
-        return Verdict::Drop;
+    let by_stack = work.flow.flags().has(FlowFlags::MASQUERADED);
+    let way = if by_stack {
+        Onward::Out
+    } else {
+        onward::look_onward(env, work, work.outer.source, work.flow.client)
+    };
+    match way {
+        Onward::Out => (),
+        // The client is not this host: its route is gone.
+        Onward::Host => return drop(env, Counter::DroppedNoRoute),
+        Onward::Answered | Onward::Dropped => return Verdict::Drop,
     }
-    if !onward::count_hop(env, &work.outer) || !rewrite_for_client(env, work) {
+    if !(by_stack || onward::count_hop(env, &work.outer)) || !rewrite_for_client(env, work) {
         return drop(env, Counter::DroppedRewrite);
     }
-    Verdict::Redirect
+    if by_stack { Verdict::Pass } else { Verdict::Redirect }
 }
 
 /// The quoted packet becomes what the client sent; an error from the backend itself comes from the Service.
