@@ -153,26 +153,30 @@ pub(crate) fn about_masqueraded<A: Wire, E: Env<A>>(
 /// About a packet of the client, whose source was this node, or whose sender is a process of this host.
 #[inline(never)]
 pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
-    if work.flow.flags().has(FlowFlags::FROM_HOST) {
+    if work.flow.flags & (FlowFlags::FROM_HOST | FlowFlags::MASQUERADED) != 0 {
         work.route.device = work.flow.device;
-        return if rewrite_for_client(env, work) { Verdict::ToHost } else { Verdict::Drop };
+        return by_stack(env, work);
     }
-    let by_stack = work.flow.flags().has(FlowFlags::MASQUERADED);
-    let way = if by_stack {
-        Onward::Out
-    } else {
-        onward::look_onward(env, work, work.outer.source, work.flow.client)
-    };
+    let way = onward::look_onward(env, work, work.outer.source, work.flow.client);
     match way {
         Onward::Out => (),
         // The client is not this host: its route is gone.
         Onward::Host => return drop(env, Counter::DroppedNoRoute),
         Onward::Answered | Onward::Dropped => return Verdict::Drop,
     }
-    if !(by_stack || onward::count_hop(env, &work.outer)) || !rewrite_for_client(env, work) {
+    if !onward::count_hop(env, &work.outer) || !rewrite_for_client(env, work) {
         return drop(env, Counter::DroppedRewrite);
     }
-    if by_stack { Verdict::Pass } else { Verdict::Redirect }
+    Verdict::Redirect
+}
+
+/// To a process of this host, or to a pod that the kernel's stack knows the way to.
+#[inline(always)]
+fn by_stack<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
+    if !rewrite_for_client(env, work) {
+        return Verdict::Drop;
+    }
+    if work.flow.flags().has(FlowFlags::MASQUERADED) { Verdict::Pass } else { Verdict::ToHost }
 }
 
 /// The quoted packet becomes what the client sent; an error from the backend itself comes from the Service.
