@@ -50,7 +50,8 @@ fn go_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, next: Next, place:
         Next::Reply => reply::to_client_elsewhere(env, work),
         Next::ErrorToBackend => errors::to_backend(env, work),
         Next::ErrorToClient => errors::to_client(env, work),
-        Next::Begin => Verdict::Drop,
+        Next::CarryOut => masquerade::carry(env, work),
+        Next::Begin | Next::Masquerade => Verdict::Drop,
     };
     if matches!(verdict, Verdict::Bounce) { answer::make(env, work) } else { verdict }
 }
@@ -137,21 +138,39 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;
-    let mut ours = if is_error {
+    let ours = if is_error {
         errors::leaving(env, work, &mut verdict)
     } else {
         !is_echo && reply::leaving(env, work, parsed, &mut verdict)
     };
-    if masquerades && !ours {
-        ours = masquerade::leaving(env, work, parsed, &mut verdict);
-    }
-    let by_packet = matches!(place, Place::Node) && setting!(env, host_by_packet) != 0;
-    if ours || is_echo || !by_packet || !env.is_from_host() {
+    if ours {
         return verdict;
     }
+    let next = sent_by_pod_or_host(env, work, parsed, place);
+    go_on(env, work, next, place)
+}
+
+/// A packet that leaves and answers nobody.
+#[inline(always)]
+fn sent_by_pod_or_host<A: Wire, E: Env<A>>(
+    env: &mut E,
+    work: &mut Work<A>,
+    parsed: Parsed,
+    place: Place,
+) -> Next {
+    let (is_error, is_node) = (matches!(parsed, Parsed::IcmpError), matches!(place, Place::Node));
+    let is_from_host = env.is_from_host();
+    if is_node && setting!(env, masquerade) != 0 && (is_error || !is_from_host) {
+        let next = masquerade::leaving(env, work, parsed);
+        if !is_error || !matches!(next, Next::Done(_)) {
+            return next;
+        }
+    }
+    if !is_node || setting!(env, host_by_packet) == 0 || !is_from_host || matches!(parsed, Parsed::Echo) {
+        return Next::Done(Verdict::Pass);
+    }
     work.from_host = 1;
-    let next = if is_error { errors::from_host(env, work) } else { from_host(env, work, parsed) };
-    go_on(env, work, next, Place::Node)
+    if is_error { errors::from_host(env, work) } else { from_host(env, work, parsed) }
 }
 
 /// A packet of the host's own: no socket hook has translated it. One between loopback addresses stays on its device: the

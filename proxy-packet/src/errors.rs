@@ -89,7 +89,9 @@ pub(crate) fn from_host<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
 #[inline(never)]
 pub(crate) fn to_backend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
     let translated = work.flow.flags().has(FlowFlags::SOURCE_IS_NODE);
-    let redirected = translated || work.from_host != 0;
+    // A pod's: the kernel's stack has routed it.
+    let routed = work.flow.flags().has(FlowFlags::MASQUERADED);
+    let redirected = (translated && !routed) || work.from_host != 0;
     let from = if translated { work.flow.source } else { work.outer.source };
     let quoted = Ends {
         source: work.flow.backend,
@@ -118,36 +120,18 @@ pub(crate) fn to_backend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) ->
 }
 
 /// An error that leaves the node about a packet that a masqueraded pod was sent: from the pod itself, or from this node.
-/// False if it is about something else. The quoted packet was read by [`leaving`].
-#[inline(never)]
-pub(crate) fn about_masqueraded<A: Wire, E: Env<A>>(
-    env: &mut E,
-    work: &mut Work<A>,
-    verdict: &mut Verdict,
-) -> bool {
+/// The quoted packet was read by [`leaving`].
+#[inline(always)]
+pub(crate) fn about_masqueraded<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
     if work.inner.l4 == 0 || work.inner.l4.wrapping_add(QUOTED) > work.inner.end {
-        return false;
+        return Next::Done(Verdict::Pass);
     }
     work.key = flow::quoted_key(work, Way::Forward);
     let wanted = FlowFlags::MASQUERADED | FlowFlags::SOURCE_IS_NODE;
-    if !flow::find(env, work) || work.flow.flags & wanted != wanted {
-        return false;
+    if flow::find(env, work) && work.flow.flags & wanted == wanted {
+        return Next::ErrorToBackend;
     }
-    let quoted = Ends {
-        source: work.flow.backend,
-        destination: work.flow.source,
-        source_port: work.flow.backend_port,
-        destination_port: work.flow.source_port,
-    };
-    let from_pod = work.outer.source == work.flow.client;
-    let from = if from_pod { work.flow.source } else { work.outer.source };
-    let to = work.outer.destination;
-    if rewrite_quoted(env, &mut work.outer, &mut work.inner, &quoted, (from, to)) {
-        env.count(Counter::PacketError);
-    } else {
-        *verdict = drop(env, Counter::DroppedRewrite);
-    }
-    true
+    Next::Done(Verdict::Pass)
 }
 
 /// About a packet of the client, whose source was this node, or whose sender is a process of this host.

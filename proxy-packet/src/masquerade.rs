@@ -22,74 +22,48 @@ use crate::{
     state::{self, ACK, FIN, RST, SYN, TCP},
     translate::rewrite_source,
     wire::Wire,
-    work::Verdict,
+    work::{Next, Verdict},
 };
 
-/// What is to be done with a packet that leaves. One word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum Task {
-    /// Nothing.
-    Leave,
-    /// It is gone; the reason is counted.
-    Drop,
-    /// It begins a flow.
-    Begin,
-    /// It belongs to `Work::flow`.
-    Carry,
-}
+/// It is not ours.
+const LEAVE: Next = Next::Done(Verdict::Pass);
 
-/// A packet that leaves the node and belongs to no flow of a Service. True if it is a masqueraded pod's; then `verdict`
-/// says what becomes of it.
+/// A packet that leaves the node and belongs to no flow of a Service.
 #[inline(always)]
-pub(crate) fn leaving<A: Wire, E: Env<A>>(
-    env: &mut E,
-    work: &mut Work<A>,
-    parsed: Parsed,
-    verdict: &mut Verdict,
-) -> bool {
+pub(crate) fn leaving<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
     if matches!(parsed, Parsed::IcmpError) {
-        return errors::about_masqueraded(env, work, verdict);
+        return errors::about_masqueraded(env, work);
     }
-    if env.is_from_host() {
-        return false;
-    }
-    let task = find(env, work, parsed);
-    let task = if matches!(task, Task::Begin) { begin(env, work) } else { task };
-    *verdict = match task {
-        Task::Carry => carry(env, work),
-        Task::Drop | Task::Begin => Verdict::Drop,
-        Task::Leave => Verdict::Pass,
-    };
-    !matches!(task, Task::Leave)
+    let next = find(env, work, parsed);
+    if matches!(next, Next::Masquerade) { begin(env, work) } else { next }
 }
 
 /// What is asked first is what most packets answer: another pod is told by two comparisons, a flow that is known by its
 /// key alone.
 #[inline(never)]
-fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Task {
+fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
     let destination = work.outer.destination;
     if lookup::inside(env, destination) {
-        return Task::Leave;
+        return LEAVE;
     }
     if matches!(parsed, Parsed::Later) {
         flow::read_clock(env, work);
         if !fragment::recall(env, work) {
-            return if concerns(env, work) { give_up(env, Counter::DroppedFragment) } else { Task::Leave };
+            return if concerns(env, work) { give_up(env, Counter::DroppedFragment) } else { LEAVE };
         }
     }
     work.key = flow::key(work, Way::Forward);
     if flow::find(env, work) {
         if !work.flow.flags().has(FlowFlags::MASQUERADED) {
-            return Task::Leave;
+            return LEAVE;
         }
         if !begins_anew(work) {
-            return Task::Carry;
+            return Next::CarryOut;
         }
         flow::retire(env, work);
     }
     let answers_echo = work.outer.protocol == A::ICMP && !A::is_echo(work.outer.icmp_type);
-    if answers_echo || !concerns(env, work) { Task::Leave } else { Task::Begin }
+    if answers_echo || !concerns(env, work) { LEAVE } else { Next::Masquerade }
 }
 
 /// Whether a pod of this node sends it to somebody who does not see pods' own addresses.
@@ -124,7 +98,7 @@ fn accepts(tcp_flags: u8) -> bool {
 
 /// A new flow.
 #[inline(never)]
-fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Task {
+fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
     let tcp = work.outer.protocol == TCP;
     let flags = work.outer.tcp_flags;
     let opening = !tcp || state::opens(flags);
@@ -149,7 +123,7 @@ fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Task {
         failed => return give_up(env, failed.counter()),
     }
     env.count(if opening || accepts(flags) { Counter::FlowNew } else { Counter::FlowRebuilt });
-    Task::Carry
+    Next::CarryOut
 }
 
 /// Makes the flow's record and enters its keys.
@@ -167,7 +141,7 @@ fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
 
 /// Gives the packet the source of `Work::flow`.
 #[inline(never)]
-fn carry<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
+pub(crate) fn carry<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
     if work.outer.fragment == Fragment::First as u8 {
         fragment::remember(env, work);
     }
@@ -187,7 +161,6 @@ fn carry<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
 }
 
 #[inline(always)]
-fn give_up<E: Packet>(env: &mut E, reason: Counter) -> Task {
-    drop(env, reason);
-    Task::Drop
+fn give_up<E: Packet>(env: &mut E, reason: Counter) -> Next {
+    Next::Done(drop(env, reason))
 }
