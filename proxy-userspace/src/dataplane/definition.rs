@@ -4,7 +4,7 @@
 
 use aya::maps::MapInfo;
 use aya_obj::{EbpfSectionKind, Object, ParseError, generated::bpf_map_type};
-use proxy_common::{FLOW_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
+use proxy_common::{FLOW_SCHEMA_HASH, MASQUERADE_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
 
 use super::Capacities;
 
@@ -62,7 +62,7 @@ impl Group {
 }
 
 /// Maps that are shared between runs. The object has others, which each load makes anew.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     names::AFFINITY,
     names::BACKENDS4,
     names::BACKENDS6,
@@ -75,6 +75,7 @@ const PINNED: [&str; 19] = [
     names::FLOWS6,
     names::FRAGMENTS4,
     names::FRAGMENTS6,
+    names::MASQUERADE,
     names::PACKET_ONLY,
     names::RING,
     names::SERVICES4,
@@ -142,6 +143,7 @@ pub(super) fn pin_prefix(name: &str) -> String {
     let schema = match name {
         names::SOCK_PEERS | names::UDP_FLOWS => SOCKET_SCHEMA_HASH,
         names::FRAGMENTS4 | names::FRAGMENTS6 | names::DEVICES => FLOW_SCHEMA_HASH,
+        names::MASQUERADE => MASQUERADE_SCHEMA_HASH,
         _ if Group::Flows.members().contains(&name) => FLOW_SCHEMA_HASH,
         _ => SCHEMA_HASH,
     };
