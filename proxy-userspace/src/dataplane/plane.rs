@@ -19,7 +19,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    ApplyError, Capacities, KernelMaps, MapUsage, ProgramInfo, ReadError,
+    ApplyError, Capacities, KernelMaps, MapUsage, Masquerade, ProgramInfo, ReadError,
     cgroup::{Cgroup, CgroupError},
     definition::MapDefinition,
     device_values,
@@ -30,6 +30,7 @@ use super::{
     links::{self, HOOKS, LinkAction, LinkError},
     load::{self, Constants, LoadError, Loaded, OBJECT, Variant},
     lock::{Lock, LockError},
+    masquerade,
     observer::{self, Observer},
     pins::{Pins, PinsError},
     probe::{self, ProbeError, ProbeReport},
@@ -369,6 +370,14 @@ impl DataPlane {
     /// The map could not be read or written.
     pub fn set_devices(&mut self, values: &BTreeMap<u32, DeviceValue>) -> Result<(), ApplyError> {
         device_values::replace(&self.handles, values)
+    }
+
+    /// Makes the map of egress masquerade hold exactly this. Without [`PacketSettings::masquerade`] nobody reads it.
+    ///
+    /// # Errors
+    /// The map could not be read or written, or is full: then fewer packets are masqueraded than should be.
+    pub fn set_masquerade(&mut self, prefixes: &Masquerade) -> Result<(), ApplyError> {
+        masquerade::replace(&self.handles, prefixes)
     }
 
     /// The decisions of the programs from now on; silent unless [`DataPlane::set_monitor`] is on. One reader at a time,
