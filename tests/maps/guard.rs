@@ -113,6 +113,15 @@ impl Ward {
         });
     }
 
+    /// The filters at the pod's device as the kernel shows them, with the ids of their programs.
+    fn filters(&self) -> String {
+        let shown = self.inside(|| {
+            let words = ["filter", "show", "dev", DEVICE, "ingress"];
+            std::process::Command::new("tc").args(words).output().unwrap()
+        });
+        String::from_utf8(shown.stdout).unwrap()
+    }
+
     /// The pinned links of guards.
     fn links(&self) -> Vec<String> {
         let names = fs::read_dir(self.config.pin_dir.join("links")).unwrap();
@@ -197,15 +206,18 @@ fn the_plugin_guards_a_pod_while_no_agent_runs_and_the_next_agent_exchanges_the_
 
 #[test]
 fn a_repair_that_has_nothing_to_do_changes_nothing() {
-    let ward = Ward::new(DeviceHook::Tcx);
-    let mut plane = ward.open();
-    let pins = plane.guard_pins().unwrap();
-    endpoints(&pins).insert(ward.index(), ward.record(), 0).unwrap();
-    ward.repair(&mut plane);
-    let seen = || (pinned_program(&pins.guard_ingress), pinned_program(&pins.guard_egress), ward.links());
-    let (before, record) = (seen(), records(&pins));
-    ward.repair(&mut plane);
-    assert_eq!((seen(), records(&pins)), (before, record));
+    for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
+        let ward = Ward::new(hook);
+        let mut plane = ward.open();
+        let pins = plane.guard_pins().unwrap();
+        endpoints(&pins).insert(ward.index(), ward.record(), 0).unwrap();
+        ward.repair(&mut plane);
+        let programs = || [&pins.guard_ingress, &pins.guard_egress].map(|pin| pinned_program(pin));
+        let seen = || (programs(), ward.links(), ward.filters());
+        let (before, record) = (seen(), records(&pins));
+        ward.repair(&mut plane);
+        assert_eq!((seen(), records(&pins)), (before, record), "{hook}");
+    }
 }
 
 #[test]

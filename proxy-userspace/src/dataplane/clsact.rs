@@ -21,6 +21,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::{
     LinkAction,
     devices::{DeviceError, Layer, Place, Side},
+    sys,
 };
 
 /// Order among the filters of one side: room before and after for others'.
@@ -60,17 +61,22 @@ const LAYERS: [(Side, Layer); 4] = [
     (Side::Ingress, Layer::Path),
 ];
 
-/// Puts a program on its place; makes the qdisc if there is none.
+/// Puts a program on its place; makes the qdisc if there is none. Where the program is there already nothing is written:
+/// a write holds up whoever adds a pod.
 pub(super) fn attach(
     name: &'static str,
     program: BorrowedFd<'_>,
     place: Place,
 ) -> Result<LinkAction, DeviceError> {
     let failed = |source| DeviceError::Attach { program: name, index: place.index, source };
+    let known = filters(place).map_err(failed)?;
+    let ours = known.iter().find(|filter| is_ours(filter, place.layer));
+    if ours.is_some_and(|filter| has_program(filter, program)) {
+        return Ok(LinkAction::Updated);
+    }
     ask(RouteNetlinkMessage::NewQueueDiscipline(qdisc(place.index)), NLM_F_CREATE | NLM_F_EXCL)
         .or_else(|error| if error.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
         .map_err(failed)?;
-    let existed = ours(place).map_err(failed)?;
     let mut message = filter(place);
     message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
     message.attributes.push(TcAttribute::Options(
@@ -84,7 +90,7 @@ pub(super) fn attach(
     ));
     // Without NLM_F_EXCL the kernel exchanges the program of the filter that has this handle.
     ask(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE).map_err(failed)?;
-    Ok(if existed { LinkAction::Updated } else { LinkAction::Created })
+    Ok(if ours.is_some() { LinkAction::Updated } else { LinkAction::Created })
 }
 
 /// Removes our filter. None, or no device, is success.
@@ -169,13 +175,22 @@ fn is_ours(message: &TcMessage, layer: Layer) -> bool {
 
 /// The name that [`attach`] gave, without what it begins with.
 fn program_name(message: &TcMessage) -> Option<String> {
-    let named = |option: &TcOption| match option {
+    options(message).find_map(|option| match option {
         TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => name.strip_prefix(NAME).map(str::to_owned),
         _ => None,
-    };
-    message.attributes.iter().find_map(|attribute| match attribute {
-        TcAttribute::Options(options) => options.iter().find_map(named),
-        _ => None,
+    })
+}
+
+/// Whether the filter runs just this program.
+fn has_program(message: &TcMessage, program: BorrowedFd<'_>) -> bool {
+    let Ok(id) = sys::program_info(program).map(|info| info.id) else { return false };
+    options(message).any(|option| *option == TcOption::Bpf(TcFilterBpfOption::ProgId(id)))
+}
+
+fn options(message: &TcMessage) -> impl Iterator<Item = &TcOption> {
+    message.attributes.iter().flat_map(|attribute| match attribute {
+        TcAttribute::Options(options) => options.as_slice(),
+        _ => &[],
     })
 }
 
