@@ -93,6 +93,10 @@ fn each_mode_takes_the_ways_that_it_may() {
         assert_eq!((plan.mtu, plan.tunnel.is_some()), (mtu, has_tunnel), "{mode:?}");
         assert_eq!(plan.remarks.is_empty(), mode != Mode::Direct, "{mode:?}: {:?}", plan.remarks);
         assert_eq!(plan.obstacle, None);
+        for inside in ["10.244.1.0/24", "fd00:2::/64", "10.244.3.0/24", "192.0.2.2/32", "2001:db8::1/128"] {
+            assert!(plan.inside.contains(&net(inside)), "{mode:?}: {inside}");
+        }
+        assert_eq!(plan.inside.len(), 12, "{mode:?}");
     }
 }
 

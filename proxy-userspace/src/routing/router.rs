@@ -81,6 +81,7 @@ pub struct Router {
     known: Known,
     /// The kernel's index of the tunnel's device, for the filter of notifications; 0: there is none.
     tunnel: Arc<AtomicU32>,
+    plans: watch::Sender<Option<Arc<Plan>>>,
 }
 
 /// What the last round left.
@@ -102,7 +103,21 @@ impl Router {
         facts: FactsFile,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, nodes, choices, facts, metrics, known: Known::default(), tunnel: Arc::default() }
+        Self {
+            settings,
+            nodes,
+            choices,
+            facts,
+            metrics,
+            known: Known::default(),
+            tunnel: Arc::default(),
+            plans: watch::Sender::default(),
+        }
+    }
+
+    /// Where each new plan is told, whether or not all of it could be carried out; `None` before the first.
+    pub fn plans(&self) -> watch::Receiver<Option<Arc<Plan>>> {
+        self.plans.subscribe()
     }
 
     /// Runs until nobody tells of Nodes any more. What it made stays.
@@ -154,6 +169,13 @@ impl Router {
         self.carry_out(&handle, &plan, &state, &steps, &mut troubles).await;
         self.tell(&plan, in_the_way);
         self.report(troubles);
+        self.plans.send_if_modified(|told| {
+            let is_new = told.as_deref() != Some(&plan);
+            if is_new {
+                *told = Some(Arc::new(plan.clone()));
+            }
+            is_new
+        });
         self.known.plan = self.known.troubles.is_empty().then(|| plan.clone());
         let told = self.facts.tell(&plan, obstacle);
         if told.map_err(|source| self.facts.error(source))? {
