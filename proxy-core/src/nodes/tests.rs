@@ -111,6 +111,8 @@ fn the_tunnel_has_an_address_of_each_prefix_and_an_end_for_each_node_behind_it()
     assert_eq!(tunnel.peers, BTreeMap::from([(vtep_mac("n3"), peer)]));
     assert_eq!(vtep_mac("n1")[0] & 0b11, 0b10, "unicast, locally administered");
     assert_ne!(vtep_mac("n1"), vtep_mac("n2"));
+    // All nodes must come to the same, whatever version they run.
+    assert_eq!(vtep_mac("n1"), [0x06, 0x07, 0xb5, 0x58, 0xd4, 0xc0]);
 }
 
 #[test]
