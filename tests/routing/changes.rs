@@ -2,7 +2,7 @@
 
 use sheave_tests::wait::wait_for;
 
-use crate::rig::{LIMIT, Rig, Underlay, pod, shown};
+use crate::rig::{LIMIT, Rig, Underlay, ask, pod, shown};
 
 #[test]
 fn a_node_that_goes_is_readdressed_or_gets_other_prefixes_is_followed() {
@@ -11,9 +11,8 @@ fn a_node_that_goes_is_readdressed_or_gets_other_prefixes_is_followed() {
     rig.await_all_reach_all();
 
     // Another address: on the node first, then in its object.
-    rig.node(2).ip("addr add 192.0.2.22/24 dev eth0").unwrap();
     rig.node(2).ip("addr del 192.0.2.2/24 dev eth0").unwrap();
-    rig.node(2).ip("addr add 192.0.2.22/24 dev eth0").unwrap_or_default();
+    rig.node(2).ip("addr add 192.0.2.22/24 dev eth0").unwrap();
     rig.node(2).ip("route replace default via 192.0.2.254").unwrap();
     let mut nodes = rig.nodes();
     nodes[1].addresses[0] = "192.0.2.22".parse().unwrap();
@@ -41,7 +40,7 @@ fn a_node_that_goes_is_readdressed_or_gets_other_prefixes_is_followed() {
     let obstacle = wait_for("node 3 serves no pods", LIMIT, || Ok(cause())).unwrap();
     assert!(obstacle.contains("there is no Node `n3`"), "{obstacle}");
     for address in pod(2) {
-        rig.ask(rig.pod_netns(1), rig.pod_netns(2), address).unwrap();
+        ask(rig.pod_netns(1), rig.pod_netns(2), address).unwrap();
     }
 }
 

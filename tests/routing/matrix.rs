@@ -4,27 +4,29 @@ use std::net::{IpAddr, SocketAddr};
 
 use sheave_tests::wait::wait_for;
 
-use crate::rig::{LIMIT, NODES, Rig, Underlay, node_v4, node_v6, pairs, pod, shown};
+use crate::rig::{
+    LIMIT, NODES, Rig, Underlay, ask, ask_service, fragments, node_v4, node_v6, pairs, pod, shown,
+};
 
 /// Everything in both families, with whom the other side saw; and datagrams of the full MTU without a fragment.
 fn all_reach_all(rig: &Rig) {
     rig.await_all_reach_all();
     let mtus = rig.adopt_mtu();
-    let fragments = |rig: &Rig| -> u64 { (1..=NODES).map(|it| rig.fragments(rig.node(it))).sum() };
-    let before = fragments(rig);
+    let made = || -> u64 { (1..=NODES).map(|it| fragments(rig.node(it))).sum() };
+    let before = made();
     for (from, to) in pairs() {
         for (own, address) in pod(from).into_iter().zip(pod(to)) {
-            let seen = rig.ask(rig.pod_netns(from), rig.pod_netns(to), address).unwrap();
+            let seen = ask(rig.pod_netns(from), rig.pod_netns(to), address).unwrap();
             assert_eq!(seen, own, "pod {from} to {address}");
             let mtu = mtus[usize::from(from) - 1];
             assert!(
                 rig.largest_datagram_arrives(from, to, address, mtu),
                 "{mtu} bytes, pod {from} to {address}"
             );
-            rig.ask(rig.node(from), rig.pod_netns(to), address).unwrap();
+            ask(rig.node(from), rig.pod_netns(to), address).unwrap();
         }
     }
-    assert_eq!(fragments(rig), before, "a node made fragments");
+    assert_eq!(made(), before, "a node made fragments");
 }
 
 #[test]
@@ -129,8 +131,8 @@ fn a_node_port_leads_through_the_tunnel_to_a_pod_behind_a_router() {
     let node: [(IpAddr, IpAddr); 2] = [(node_v4(1).into(), v4), (node_v6(1).into(), v6)];
     for (address, backend) in node {
         let (service, backend) = (SocketAddr::new(address, 30080), SocketAddr::new(backend, 8080));
-        let ask = || rig.ask_service(&rig.router, service, rig.pod_netns(3), backend);
-        let seen = wait_for(format!("{service} is served"), LIMIT, || Ok(ask().ok())).unwrap();
+        let asked = || ask_service(&rig.router, service, rig.pod_netns(3), backend);
+        let seen = wait_for(format!("{service} is served"), LIMIT, || Ok(asked().ok())).unwrap();
         // The node's own address in the tunnel, so that the answer comes back through it.
         let inner: [IpAddr; 2] = ["10.244.1.0".parse().unwrap(), "fd00:10:244:1::".parse().unwrap()];
         assert!(inner.contains(&seen), "{seen}");

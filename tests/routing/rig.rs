@@ -199,30 +199,11 @@ impl Rig {
         for (from, to) in pairs() {
             for address in pod(to) {
                 wait_for(format!("pod {from} reaches {address}"), LIMIT, || {
-                    Ok(self.ask(self.pod_netns(from), self.pod_netns(to), address).ok())
+                    Ok(ask(self.pod_netns(from), self.pod_netns(to), address).ok())
                 })
                 .unwrap();
             }
         }
-    }
-
-    /// Sends much by TCP from one namespace to an address in another. Returns whom that saw.
-    pub(crate) fn ask(&self, from: &Netns, to: &Netns, address: IpAddr) -> std::io::Result<IpAddr> {
-        let listener = to.run(|| TcpListener::bind((address, 0)))?;
-        let target = listener.local_addr()?;
-        send_much(from, target, &listener)
-    }
-
-    /// The same to a Service's address, of which `backend` in the namespace `to` is the endpoint.
-    pub(crate) fn ask_service(
-        &self,
-        from: &Netns,
-        service: SocketAddr,
-        to: &Netns,
-        backend: SocketAddr,
-    ) -> std::io::Result<IpAddr> {
-        let listener = to.run(|| TcpListener::bind(backend))?;
-        send_much(from, service, &listener)
     }
 
     /// Replaces the Services and EndpointSlices.
@@ -246,19 +227,6 @@ impl Rig {
         });
         let mut buffer = vec![0; 65_536];
         server.recv(&mut buffer).is_ok_and(|length| length == payload.len())
-    }
-
-    /// How many fragments a namespace has made, both families.
-    pub(crate) fn fragments(&self, netns: &Netns) -> u64 {
-        let text = netns.run(|| {
-            let v6 = fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
-            (fs::read_to_string("/proc/thread-self/net/snmp").unwrap(), v6)
-        });
-        let ip: Vec<&str> = text.0.lines().filter(|line| line.starts_with("Ip: ")).collect();
-        let place = ip[0].split_whitespace().position(|word| word == "FragCreates").unwrap();
-        let v4: u64 = ip[1].split_whitespace().nth(place).unwrap().parse().unwrap();
-        let line = text.1.lines().find(|line| line.starts_with("Ip6FragCreates")).unwrap();
-        v4 + line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     }
 
     /// Gives every pod the MTU that its node's agent says.
@@ -359,6 +327,37 @@ fn wire(number: u8, node: &Netns, netns: &Netns) {
     netns.ip("route add 169.254.1.1 dev eth0 scope link").unwrap();
     netns.ip("route add default via 169.254.1.1 dev eth0").unwrap();
     netns.ip("-6 route add default via fe80::1 dev eth0").unwrap();
+}
+
+/// Sends much by TCP from one namespace to an address in another. Returns whom that saw.
+pub(crate) fn ask(from: &Netns, to: &Netns, address: IpAddr) -> std::io::Result<IpAddr> {
+    let listener = to.run(|| TcpListener::bind((address, 0)))?;
+    let target = listener.local_addr()?;
+    send_much(from, target, &listener)
+}
+
+/// The same to a Service's address, of which `backend` in the namespace `to` is the endpoint.
+pub(crate) fn ask_service(
+    from: &Netns,
+    service: SocketAddr,
+    to: &Netns,
+    backend: SocketAddr,
+) -> std::io::Result<IpAddr> {
+    let listener = to.run(|| TcpListener::bind(backend))?;
+    send_much(from, service, &listener)
+}
+
+/// How many fragments a namespace has made, both families.
+pub(crate) fn fragments(netns: &Netns) -> u64 {
+    let text = netns.run(|| {
+        let v6 = fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+        (fs::read_to_string("/proc/thread-self/net/snmp").unwrap(), v6)
+    });
+    let ip: Vec<&str> = text.0.lines().filter(|line| line.starts_with("Ip: ")).collect();
+    let place = ip[0].split_whitespace().position(|word| word == "FragCreates").unwrap();
+    let v4: u64 = ip[1].split_whitespace().nth(place).unwrap().parse().unwrap();
+    let line = text.1.lines().find(|line| line.starts_with("Ip6FragCreates")).unwrap();
+    v4 + line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
 fn send_much(from: &Netns, target: SocketAddr, listener: &TcpListener) -> std::io::Result<IpAddr> {

@@ -33,10 +33,8 @@ pub fn plan(nodes: &Nodes, settings: &Settings, underlay: &Underlay) -> Plan {
     let own = own.into_iter().next();
     let mut planner = Planner::new(settings, underlay, own.as_ref());
     planner.own_prefixes(own.as_ref(), &others);
-    if settings.mode != Mode::None {
-        for member in &others {
-            planner.peer(member);
-        }
+    for member in &others {
+        planner.peer(member);
     }
     planner.finish(own.as_ref())
 }
@@ -82,13 +80,21 @@ impl<'a> Planner<'a> {
 
     /// This node's prefixes come before those of all others.
     fn own_prefixes(&mut self, own: Option<&Member>, others: &[Member]) {
-        self.claims = Claims::new(others.iter().chain(own).flat_map(Member::addresses).collect());
+        let nodes: BTreeSet<IpAddr> = others.iter().chain(own).flat_map(Member::addresses).collect();
+        self.plan.inside.extend(nodes.iter().map(|address| IpNetwork::from(*address)));
+        self.claims = Claims::new(nodes);
         for network in self.own_cidrs(own) {
-            match self.claims.take(network, &self.settings.node_name) {
+            match self.take(network, &self.settings.node_name) {
                 Ok(()) => self.plan.pod_cidrs.push(network),
                 Err(problem) => self.remark(&self.settings.node_name, problem),
             }
         }
+    }
+
+    fn take(&mut self, network: IpNetwork, owner: &str) -> Result<(), String> {
+        self.claims.take(network, owner)?;
+        self.plan.inside.insert(network);
+        Ok(())
     }
 
     /// As told by the administrator, else as the Node object says.
@@ -109,7 +115,10 @@ impl<'a> Planner<'a> {
             return self.remark(&member.name, text.to_owned());
         }
         for network in &member.cidrs {
-            let taken = self.claims.take(*network, &member.name);
+            let taken = self.take(*network, &member.name);
+            if self.settings.mode == Mode::None {
+                continue;
+            }
             match taken.and_then(|()| self.target(member, *network)) {
                 Ok(target) => drop(self.plan.routes.insert(*network, target)),
                 Err(problem) => self.remark(&member.name, problem),

@@ -93,6 +93,10 @@ fn each_mode_takes_the_ways_that_it_may() {
         assert_eq!((plan.mtu, plan.tunnel.is_some()), (mtu, has_tunnel), "{mode:?}");
         assert_eq!(plan.remarks.is_empty(), mode != Mode::Direct, "{mode:?}: {:?}", plan.remarks);
         assert_eq!(plan.obstacle, None);
+        for inside in ["10.244.1.0/24", "fd00:2::/64", "10.244.3.0/24", "192.0.2.2/32", "2001:db8::1/128"] {
+            assert!(plan.inside.contains(&net(inside)), "{mode:?}: {inside}");
+        }
+        assert_eq!(plan.inside.len(), 12, "{mode:?}");
     }
 }
 
@@ -107,6 +111,8 @@ fn the_tunnel_has_an_address_of_each_prefix_and_an_end_for_each_node_behind_it()
     assert_eq!(tunnel.peers, BTreeMap::from([(vtep_mac("n3"), peer)]));
     assert_eq!(vtep_mac("n1")[0] & 0b11, 0b10, "unicast, locally administered");
     assert_ne!(vtep_mac("n1"), vtep_mac("n2"));
+    // All nodes must come to the same, whatever version they run.
+    assert_eq!(vtep_mac("n1"), [0x06, 0x07, 0xb5, 0x58, 0xd4, 0xc0]);
 }
 
 #[test]

@@ -17,8 +17,8 @@ pub fn vtep_mac(node: &str) -> [u8; 6] {
     let hash = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let [.., a, b, c, d, e] = hash.to_be_bytes();
-    [0x06, a, b, c, d, e]
+    let part = |place: u32| u8::try_from((hash >> (8 * place)) & 0xff).unwrap_or_default();
+    [0x06, part(4), part(3), part(2), part(1), part(0)]
 }
 
 /// A node's address inside of the tunnel for one of its prefixes: the prefix's first, which no pod gets.

@@ -76,6 +76,9 @@ pub struct Way {
 pub struct Plan {
     /// The prefixes of this node's pods.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// What is inside of the cluster: the prefixes of all nodes' pods, and each node's addresses. Pods keep their address
+    /// towards these.
+    pub inside: BTreeSet<IpNetwork>,
     /// Every route, by destination.
     pub routes: BTreeMap<IpNetwork, Target>,
     /// The tunnel, if anything goes through it.

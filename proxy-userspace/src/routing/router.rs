@@ -61,7 +61,7 @@ pub enum RoutingError {
         reason: String,
     },
     /// The plugin cannot be told.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot replace {}: {source}", path.display())]
     Facts {
         /// The file.
         path: std::path::PathBuf,
@@ -81,6 +81,7 @@ pub struct Router {
     known: Known,
     /// The kernel's index of the tunnel's device, for the filter of notifications; 0: there is none.
     tunnel: Arc<AtomicU32>,
+    plans: watch::Sender<Option<Arc<Plan>>>,
 }
 
 /// What the last round left.
@@ -102,7 +103,21 @@ impl Router {
         facts: FactsFile,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, nodes, choices, facts, metrics, known: Known::default(), tunnel: Arc::default() }
+        Self {
+            settings,
+            nodes,
+            choices,
+            facts,
+            metrics,
+            known: Known::default(),
+            tunnel: Arc::default(),
+            plans: watch::Sender::default(),
+        }
+    }
+
+    /// Where each new plan is told, whether or not all of it could be carried out; `None` before the first.
+    pub fn plans(&self) -> watch::Receiver<Option<Arc<Plan>>> {
+        self.plans.subscribe()
     }
 
     /// Runs until nobody tells of Nodes any more. What it made stays.
@@ -154,6 +169,13 @@ impl Router {
         self.carry_out(&handle, &plan, &state, &steps, &mut troubles).await;
         self.tell(&plan, in_the_way);
         self.report(troubles);
+        self.plans.send_if_modified(|told| {
+            let is_new = told.as_deref() != Some(&plan);
+            if is_new {
+                *told = Some(Arc::new(plan.clone()));
+            }
+            is_new
+        });
         self.known.plan = self.known.troubles.is_empty().then(|| plan.clone());
         let told = self.facts.tell(&plan, obstacle);
         if told.map_err(|source| self.facts.error(source))? {
@@ -246,29 +268,31 @@ fn reason(error: &rtnetlink::Error) -> String {
     }
 }
 
-/// Removes every route, the device and the file. Returns what was removed.
+/// Removes every route, the device and the file. Returns what was removed: nothing where there is no file, for then no
+/// agent of this run folder made anything, and what there is may be another's.
 ///
 /// # Errors
-/// Something could not be removed; the rest was.
+/// Something could not be removed; the rest was, but for the file.
 pub async fn cleanup(run_dir: &std::path::Path) -> Result<Vec<String>, RoutingError> {
+    let (path, mut removed) = (NodeFacts::path(run_dir), Vec::new());
+    if !path.exists() {
+        return Ok(removed);
+    }
     let (_connection, handle) = connect()?;
-    let state = read(&handle).await?;
-    let (steps, _) = steps(&Plan::default(), &state);
-    let (mut removed, mut failed) = (Vec::new(), None);
-    let removed_it = |what: String| what.replacen("remove", "removed", 1);
+    let (steps, _) = steps(&Plan::default(), &read(&handle).await?);
+    let mut failed = None;
     for step in &steps {
         match apply(&handle, step, None).await {
-            Ok(()) => removed.push(removed_it(step.to_string())),
+            Ok(()) => removed.push(step.to_string().replacen("remove", "removed", 1)),
             Err(error) => {
                 failed.get_or_insert(RoutingError::Step { step: step.to_string(), reason: reason(&error) });
             }
         }
     }
-    let path = NodeFacts::path(run_dir);
-    match std::fs::remove_file(&path) {
-        Ok(()) => removed.push(format!("removed {}", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => drop(failed.get_or_insert(RoutingError::Facts { path, source })),
+    if let Some(error) = failed {
+        return Err(error);
     }
-    failed.map_or(Ok(removed), Err)
+    std::fs::remove_file(&path).map_err(|source| RoutingError::Facts { path: path.clone(), source })?;
+    removed.push(format!("removed {}", path.display()));
+    Ok(removed)
 }
