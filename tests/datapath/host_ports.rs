@@ -7,13 +7,18 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use aya::maps::{HashMap, Map, MapData};
 use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, PortMapping, Protocol, Stage};
 use cni::store::{Store, Wish};
+use cni::{facts::NodeFacts, wire};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+use proxy_common::EndpointValue;
 use proxy_userspace::sockets::netns_cookie_of;
 use sheave_tests::agent::Agent;
 use sheave_tests::client::{ask_tcp, read_name};
 use sheave_tests::lab::{NODE_V4, NODE_V6, Pod};
+use sheave_tests::netns::Netns;
+use sheave_tests::server::Server;
 
 use crate::node::{Node, service};
 use crate::world::{REFUSED, TARGET, errno};
@@ -179,6 +184,51 @@ fn host_ports_go_on_without_an_agent_and_a_new_one_takes_away_what_was_deleted_m
     let parts = status["subsystems"].as_array().unwrap();
     let pods = parts.iter().find(|part| part["name"] == "pods").unwrap();
     assert_eq!(pods["state"], "0 attached, 1 being attached, 1 host ports");
+}
+
+/// Wires a pod of the test's own as the plugin does, for an agent that runs. Returns its namespace and the host's end.
+fn wire_pod(node: &Node, address: Ipv4Addr) -> (Netns, u32, NodeFacts) {
+    let facts = NodeFacts::read(&node.run_dir()).unwrap();
+    let netns = Netns::new().unwrap();
+    let of_lab = attachment(&node.world.pods["a"], None);
+    let id = AttachmentId { container_id: "wired".to_owned(), ..of_lab.id.clone() };
+    let attachment = Attachment {
+        host_device: id.host_device(),
+        host_mac: id.host_mac(),
+        pod_mac: id.pod_mac(),
+        netns: wire::identify(Path::new(&netns.path())).unwrap().unwrap(),
+        netns_path: netns.path().into(),
+        addresses: vec![address.into()],
+        ports: Vec::new(),
+        id,
+        ..of_lab
+    };
+    let attachment = store(node).reserve(attachment, &Wish::default()).unwrap();
+    let wired = node.world.on_node(|| wire::connect(&attachment, &facts.pins)).unwrap();
+    store(node).commit(&attachment.id).unwrap();
+    (netns, wired.host_index, facts)
+}
+
+#[test]
+fn a_pod_whose_record_is_gone_gets_it_again_from_the_next_agent() {
+    let node = Node::new();
+    let agent = ready(&node, "all");
+    let address = Ipv4Addr::new(10, 244, 0, 77);
+    let (netns, index, facts) = wire_pod(&node, address);
+    let server = Server::start(&netns, "wired", address.into(), TARGET).unwrap();
+    let answers = || node.world.on_node(|| ask_tcp(server.address())).is_ok_and(|it| it.0 == "wired");
+    assert!(answers());
+    agent.kill();
+    let map = Map::from_map_data(MapData::from_pin(&facts.pins.endpoints).unwrap()).unwrap();
+    let mut records: HashMap<MapData, u32, EndpointValue> = map.try_into().unwrap();
+    let before = records.get(&index, 0).unwrap();
+    records.remove(&index).unwrap();
+    assert!(!answers(), "nothing leaves a pod of which nothing is known");
+    let agent = ready(&node, "all");
+    Node::until("the pod answers", answers);
+    let after = records.get(&index, 0).unwrap();
+    assert_eq!((after.address4, after.mac), (before.address4, before.mac));
+    assert!(agent.log().contains("its record was missing"));
 }
 
 #[test]
