@@ -50,6 +50,9 @@ impl FlowFlags {
     pub const BACKEND_ENDED: u8 = 1 << 3;
     /// The record was made from a packet in the middle of a TCP connection.
     pub const REBUILT: u8 = 1 << 4;
+    /// Begun by a pod of this node towards the outside, not through a Service: the frontend is the backend. Without
+    /// [`Self::SOURCE_IS_NODE`] the pod only answers, and keeps its address.
+    pub const MASQUERADED: u8 = 1 << 5;
 
     /// Whether `bit` is set.
     #[inline(always)]

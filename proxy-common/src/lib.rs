@@ -19,6 +19,7 @@ pub mod device;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
+pub mod masquerade;
 pub mod names;
 pub mod service;
 pub mod settings;
@@ -33,6 +34,7 @@ pub use device::DeviceValue;
 pub use endpoint::EndpointValue;
 pub use event::{Hook, SocketEvent, Verdict};
 pub use flow::{FlowFlags, FlowKey, FlowPlace, FlowState, FlowValue, FragmentKey, FragmentValue, Way};
+pub use masquerade::{MasqueradeKey, MasqueradeKind};
 pub use service::{Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue};
 pub use settings::{PacketSettings, SocketLb};
 pub use socket::{SocketPeer, TranslatedSocket, UDP_FLOWS_PER_SOCKET, UdpFlow, UdpFlows};
@@ -81,6 +83,10 @@ pub const FLOW_SCHEMA_HASH: u32 = {
     hash = layout::fold(hash, DeviceValue::SCHEMA);
     hash
 };
+
+/// Like [`SCHEMA_HASH`], for the prefixes of egress masquerade.
+pub const MASQUERADE_SCHEMA_HASH: u32 =
+    layout::fold(layout::fold(layout::SEED, ABI_VERSION), MasqueradeKey::SCHEMA);
 
 /// Like [`SCHEMA_HASH`], for the guard of pods.
 pub const ENDPOINT_SCHEMA_HASH: u32 =

@@ -38,6 +38,8 @@ pub const FRAGMENTS4: &str = "fragments4";
 pub const FRAGMENTS6: &str = "fragments6";
 /// Map `devices`: hash, device index to [`crate::DeviceValue`].
 pub const DEVICES: &str = "devices";
+/// Map `masquerade`: LPM trie of [`crate::MasqueradeKey`], to [`crate::MasqueradeKind`] (`u32`).
+pub const MASQUERADE: &str = "masquerade";
 /// Map `packet_only`: hash, cookie of a network namespace whose sockets are not translated to 1 (`u8`).
 pub const PACKET_ONLY: &str = "packet_only";
 
@@ -91,6 +93,8 @@ pub const KEYS_PER_FLOW: u32 = 2;
 pub const FRAGMENTS: u32 = 8_192;
 /// Capacity of `devices`.
 pub const DEVICES_MAX: u32 = 4_096;
+/// Capacity of `masquerade`, in prefixes: some for each node.
+pub const MASQUERADE_MAX: u32 = 65_536;
 /// Capacity of `packet_only`.
 pub const PACKET_ONLY_MAX: u32 = 4_096;
 /// Capacity of `endpoints`.

@@ -57,6 +57,8 @@ shared_struct! {
         pub loopback: u32,
         /// How many resets and ICMP errors each CPU sends in a second at most.
         pub refusals_per_s: u32,
+        /// 1: what pods send out of the cluster leaves with the node's address; the map `masquerade` says who and where to.
+        pub masquerade: u32,
     }
 }
 
@@ -83,5 +85,6 @@ impl PacketSettings {
         host_by_packet: 0,
         loopback: 1,
         refusals_per_s: 1_000,
+        masquerade: 0,
     };
 }

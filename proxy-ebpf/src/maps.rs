@@ -10,13 +10,13 @@ use aya_ebpf::{
 };
 use proxy_common::{
     AffinityKey, AffinityValue, BackendValue, DeviceValue, EndpointValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, ServiceKey, ServiceValue, SocketLb,
-    SocketPeer, SourceRangeKey, UdpFlows,
+    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, ServiceKey, ServiceValue,
+    SocketLb, SocketPeer, SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
     names::{
         DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING, DEFAULT_SERVICES,
         DEFAULT_SOURCE_RANGES, DEVICES_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FRAGMENTS, KEYS_PER_FLOW,
-        PACKET_ONLY_MAX,
+        MASQUERADE_MAX, PACKET_ONLY_MAX,
     },
 };
 use proxy_packet::Work;
@@ -114,6 +114,12 @@ pub static FRAGMENTS6: LruHashMap<FragmentKey<Ipv6Be>, FragmentValue> =
 /// the agent leaves devices out, for which the node's default address serves. Pinned.
 #[map(name = "devices")]
 pub static DEVICES: HashMap<u32, DeviceValue> = HashMap::with_max_entries(DEVICES_MAX, BPF_F_NO_PREALLOC);
+
+/// Prefix to [`proxy_common::MasqueradeKind`]. Written by the agent, read by the packet path where packets leave the node.
+/// When full the agent says so, and what it leaves out counts as outside of the cluster. Pinned.
+#[map(name = "masquerade")]
+pub static MASQUERADE: LpmTrie<MasqueradeKey, u32> =
+    LpmTrie::with_max_entries(MASQUERADE_MAX, BPF_F_NO_PREALLOC);
 
 /// Cookie of a network namespace whose sockets are left alone, to 1. Written by the agent, read by connect and sendmsg.
 /// When full the agent says so, and the sockets of further ones are translated. Pinned.

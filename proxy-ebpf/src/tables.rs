@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use proxy_common::{
     AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, ServiceKey, ServiceValue, SourceRangeKey,
+    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 
@@ -15,6 +15,9 @@ use crate::{copy::copy_words, family::PacketFamily, lookup, maps, membership, ro
 
 /// Bits of a whole [`SourceRangeKey`].
 const SOURCE_RANGE_BITS: u32 = 8 * size_of::<SourceRangeKey>() as u32;
+
+/// Bits of a whole [`MasqueradeKey`].
+const MASQUERADE_BITS: u32 = 8 * size_of::<MasqueradeKey>() as u32;
 
 /// Copies what a pointer into a map leads to.
 macro_rules! copy {
@@ -143,6 +146,11 @@ impl<A: PacketFamily> Tables<A> for Skb {
     #[inline(always)]
     fn device_of(&mut self, index: u32, to: &mut DeviceValue) -> bool {
         copy!(maps::DEVICES.get_ptr(index), to)
+    }
+
+    #[inline(always)]
+    fn masquerade(&mut self, key: &MasqueradeKey) -> u32 {
+        maps::MASQUERADE.get(Key::new(MASQUERADE_BITS, *key)).copied().unwrap_or(0)
     }
 
     #[inline(always)]

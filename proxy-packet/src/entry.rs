@@ -9,7 +9,7 @@ use crate::{
     env::{Env, Reached, Read},
     errors, flow,
     forward::{begin, carry, drop, find, unserved},
-    fragment, lookup,
+    fragment, lookup, masquerade,
     onward::ask_route,
     parse::{Fragment, Parsed, parse},
     reply, setting,
@@ -50,7 +50,8 @@ fn go_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, next: Next, place:
         Next::Reply => reply::to_client_elsewhere(env, work),
         Next::ErrorToBackend => errors::to_backend(env, work),
         Next::ErrorToClient => errors::to_client(env, work),
-        Next::Begin => Verdict::Drop,
+        Next::CarryOut => masquerade::carry(env, work),
+        Next::Begin | Next::Masquerade => Verdict::Drop,
     };
     if matches!(verdict, Verdict::Bounce) { answer::make(env, work) } else { verdict }
 }
@@ -87,7 +88,9 @@ fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, pl
         Parsed::Ports | Parsed::Later => (),
         Parsed::Malformed => return drop_unless_host(env, work, Counter::DroppedMalformed),
         Parsed::TooManyHeaders => return drop_unless_host(env, work, Counter::DroppedHeaders),
-        Parsed::Other | Parsed::NotIp | Parsed::IcmpError => return Next::Done(unserved(env, work, false)),
+        Parsed::Echo | Parsed::Other | Parsed::NotIp | Parsed::IcmpError => {
+            return Next::Done(unserved(env, work, false));
+        }
     }
     let source = work.outer.source;
     if source.is_loopback() && env.device() == setting!(env, loopback) {
@@ -129,22 +132,45 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     work.from_host = 0;
     let parsed = parse(env, at, false, &mut work.outer);
     let is_error = matches!(parsed, Parsed::IcmpError);
-    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) {
+    let masquerades = matches!(place, Place::Node) && setting!(env, masquerade) != 0;
+    let is_echo = matches!(parsed, Parsed::Echo);
+    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) && !(is_echo && masquerades) {
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;
     let ours = if is_error {
         errors::leaving(env, work, &mut verdict)
     } else {
-        reply::leaving(env, work, parsed, &mut verdict)
+        !is_echo && reply::leaving(env, work, parsed, &mut verdict)
     };
-    let by_packet = matches!(place, Place::Node) && setting!(env, host_by_packet) != 0;
-    if ours || !by_packet || !env.is_from_host() {
+    if ours {
         return verdict;
     }
+    let next = sent_by_pod_or_host(env, work, parsed, place);
+    go_on(env, work, next, place)
+}
+
+/// A packet that leaves and answers nobody.
+#[inline(always)]
+fn sent_by_pod_or_host<A: Wire, E: Env<A>>(
+    env: &mut E,
+    work: &mut Work<A>,
+    parsed: Parsed,
+    place: Place,
+) -> Next {
+    let (is_error, is_node) = (matches!(parsed, Parsed::IcmpError), matches!(place, Place::Node));
+    let is_from_host = env.is_from_host();
+    if is_node && setting!(env, masquerade) != 0 && (is_error || !is_from_host) {
+        let next = masquerade::leaving(env, work, parsed);
+        if !is_error || !matches!(next, Next::Done(_)) {
+            return next;
+        }
+    }
+    if !is_node || setting!(env, host_by_packet) == 0 || !is_from_host || matches!(parsed, Parsed::Echo) {
+        return Next::Done(Verdict::Pass);
+    }
     work.from_host = 1;
-    let next = if is_error { errors::from_host(env, work) } else { from_host(env, work, parsed) };
-    go_on(env, work, next, Place::Node)
+    if is_error { errors::from_host(env, work) } else { from_host(env, work, parsed) }
 }
 
 /// A packet of the host's own: no socket hook has translated it. One between loopback addresses stays on its device: the

@@ -4,7 +4,7 @@
 
 use proxy_common::{
     AffinityKey, AffinityValue, BackendId, BackendValue, Counter, DeviceValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, ServiceKey, ServiceValue, SourceRangeKey,
+    FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
 };
 
 use crate::{Work, wire::Wire, work::Route};
@@ -166,6 +166,9 @@ pub trait Tables<A: Wire> {
 
     /// What is known of a device; false if nothing.
     fn device_of(&mut self, index: u32, to: &mut DeviceValue) -> bool;
+
+    /// What the map `masquerade` says of an address, see [`proxy_common::MasqueradeKind`]; 0 if nothing.
+    fn masquerade(&mut self, key: &MasqueradeKey) -> u32;
 
     /// Where a packet from `route.source` to `route.destination` of `route.length` bytes goes.
     fn route(&mut self, route: &mut Route<A>) -> Reached;

@@ -28,7 +28,7 @@ const QUOTED: u32 = 8;
 #[inline(always)]
 fn read_quoted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
     let at = work.outer.l4.wrapping_add(ICMP_HEADER);
-    if !matches!(parse(env, at, true, &mut work.inner), Parsed::Ports) {
+    if !matches!(parse(env, at, true, &mut work.inner), Parsed::Ports | Parsed::Echo) {
         return false;
     }
     // What stands behind the error in the frame is no part of it.
@@ -89,7 +89,9 @@ pub(crate) fn from_host<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
 #[inline(never)]
 pub(crate) fn to_backend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
     let translated = work.flow.flags().has(FlowFlags::SOURCE_IS_NODE);
-    let redirected = translated || work.from_host != 0;
+    // A pod's: the kernel's stack has routed it.
+    let routed = work.flow.flags().has(FlowFlags::MASQUERADED);
+    let redirected = (translated && !routed) || work.from_host != 0;
     let from = if translated { work.flow.source } else { work.outer.source };
     let quoted = Ends {
         source: work.flow.backend,
@@ -117,12 +119,27 @@ pub(crate) fn to_backend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) ->
     }
 }
 
+/// An error that leaves the node about a packet that a masqueraded pod was sent: from the pod itself, or from this node.
+/// The quoted packet was read by [`leaving`].
+#[inline(always)]
+pub(crate) fn about_masqueraded<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
+    if work.inner.l4 == 0 || work.inner.l4.wrapping_add(QUOTED) > work.inner.end {
+        return Next::Done(Verdict::Pass);
+    }
+    work.key = flow::quoted_key(work, Way::Forward);
+    let wanted = FlowFlags::MASQUERADED | FlowFlags::SOURCE_IS_NODE;
+    if flow::find(env, work) && work.flow.flags & wanted == wanted {
+        return Next::ErrorToBackend;
+    }
+    Next::Done(Verdict::Pass)
+}
+
 /// About a packet of the client, whose source was this node, or whose sender is a process of this host.
 #[inline(never)]
 pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
-    if work.flow.flags().has(FlowFlags::FROM_HOST) {
+    if work.flow.flags & (FlowFlags::FROM_HOST | FlowFlags::MASQUERADED) != 0 {
         work.route.device = work.flow.device;
-        return if rewrite_for_client(env, work) { Verdict::ToHost } else { Verdict::Drop };
+        return by_stack(env, work);
     }
     let way = onward::look_onward(env, work, work.outer.source, work.flow.client);
     match way {
@@ -135,6 +152,15 @@ pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
         return drop(env, Counter::DroppedRewrite);
     }
     Verdict::Redirect
+}
+
+/// To a process of this host, or to a pod that the kernel's stack knows the way to.
+#[inline(always)]
+fn by_stack<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
+    if !rewrite_for_client(env, work) {
+        return Verdict::Drop;
+    }
+    if work.flow.flags().has(FlowFlags::MASQUERADED) { Verdict::Pass } else { Verdict::ToHost }
 }
 
 /// The quoted packet becomes what the client sent; an error from the backend itself comes from the Service.

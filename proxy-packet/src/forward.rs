@@ -108,6 +108,12 @@ fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, place: Place) -> As
     }
     flow::begin(env, work);
     let assigned = source_port::assign(env, work, place);
+    complete(env, work, assigned)
+}
+
+/// Completes a flow whose reply key is entered, if it is.
+#[inline(always)]
+pub(crate) fn complete<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, assigned: Assigned) -> Assigned {
     if !matches!(assigned, Assigned::Yes) {
         flow::abandon(env, work);
         return assigned;

@@ -20,6 +20,7 @@ mod flow;
 mod forward;
 mod fragment;
 mod lookup;
+mod masquerade;
 mod onward;
 mod parse;
 mod refuse;

@@ -46,7 +46,7 @@ pub(crate) fn frontend<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, plac
         }
         // A ClusterIP has no external frontend: whoever can route to it is served as from inside, and masqueraded
         // because its own route back may not lead through this node.
-        work.from_outside = u32::from(!inside(env, work));
+        work.from_outside = u32::from(!inside(env, work.outer.source));
     }
     in_scope(env, work, Scope::Internal)
 }
@@ -70,10 +70,10 @@ fn in_scope<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, scope: Scope) -
     }
 }
 
-/// Whether the client's address is one that the cluster gives to pods (`--cluster-cidr`).
+/// Whether an address is one that the cluster gives to pods (`--cluster-cidr`).
 #[inline(always)]
-fn inside<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
-    let [a, b, c, d] = work.outer.source.words();
+pub(crate) fn inside<A: Wire, E: Env<A>>(env: &mut E, address: A) -> bool {
+    let [a, b, c, d] = address.words();
     if A::FAMILY == 4 {
         let (prefix, mask) = (setting!(env, inside4), setting!(env, inside4_mask));
         return setting!(env, inside4_set) != 0 && a & mask == prefix;

@@ -50,6 +50,8 @@ pub enum Parsed {
     Ports,
     /// An ICMP error; the quoted packet begins 8 bytes behind `Headers::l4`.
     IcmpError,
+    /// An ICMP echo request or its reply. The identifier stands for the asking side's port, the other port is 0.
+    Echo,
     /// Another ICMP message, or another protocol.
     Other,
     /// A later fragment: addresses, no ports.
@@ -246,7 +248,18 @@ fn icmp<A: Wire, E: Packet>(env: &mut E, quoted: bool, to: &mut Headers<A>) -> P
     to.icmp_type = header.byte(0);
     to.icmp_code = header.byte(1);
     let whole = !quoted && to.fragment == Fragment::Whole as u8;
-    if whole && A::quotes(to.icmp_type) { Parsed::IcmpError } else { Parsed::Other }
+    if whole && A::quotes(to.icmp_type) {
+        return Parsed::IcmpError;
+    }
+    let identifier = PortBe::from_host(header.half(4));
+    if A::is_echo(to.icmp_type) {
+        to.source_port = identifier;
+    } else if A::is_echo_reply(to.icmp_type) {
+        to.destination_port = identifier;
+    } else {
+        return Parsed::Other;
+    }
+    Parsed::Echo
 }
 
 #[inline(always)]

@@ -33,7 +33,7 @@ pub(crate) fn is_for_given_source<A: Wire, E: Env<A>>(
                 return false;
             }
         }
-        Parsed::Ports => (),
+        Parsed::Ports | Parsed::Echo => (),
         _ => return false,
     }
     let host = setting!(env, host_by_packet) != 0;
@@ -60,7 +60,13 @@ pub(crate) fn to_client_elsewhere<A: Wire, E: Env<A>>(env: &mut E, work: &mut Wo
     if work.flow.flags().has(FlowFlags::FROM_HOST) {
         return to_host(env, work);
     }
-    let way = onward::look_onward(env, work, work.flow.frontend, work.flow.client);
+    // To a pod from where it sent: the kernel's stack finds nothing wrong with that.
+    let by_stack = work.flow.flags().has(FlowFlags::MASQUERADED);
+    let way = if by_stack {
+        Onward::Out
+    } else {
+        onward::look_onward(env, work, work.flow.frontend, work.flow.client)
+    };
     if matches!(way, Onward::Answered | Onward::Dropped) {
         return way.verdict();
     }
@@ -68,11 +74,11 @@ pub(crate) fn to_client_elsewhere<A: Wire, E: Env<A>>(env: &mut E, work: &mut Wo
         // No route any more, or a client whose address this host has taken since.
         return drop(env, Counter::DroppedNoRoute);
     }
-    if !rewrite_to_client(env, work) || !onward::count_hop(env, &work.outer) {
+    if !rewrite_to_client(env, work) || (!by_stack && !onward::count_hop(env, &work.outer)) {
         return drop(env, Counter::DroppedRewrite);
     }
     env.count(Counter::PacketReply);
-    Verdict::Redirect
+    if by_stack { Verdict::Pass } else { Verdict::Redirect }
 }
 
 #[inline(always)]

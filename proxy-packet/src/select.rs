@@ -69,7 +69,7 @@ fn by_hash<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
 
 /// Hash of the client's end and the Service: MurmurHash3's word mixing and finish, so that neighbouring ports spread.
 #[inline(always)]
-fn hash<A: Wire>(work: &Work<A>) -> u32 {
+pub(crate) fn hash<A: Wire>(work: &Work<A>) -> u32 {
     let ends = &work.outer;
     let ports = pair(ends.source_port, ends.destination_port);
     let mut hash = mix(0x9747_b28c, ports);

@@ -13,8 +13,8 @@ mod valid;
 use std::{collections::BTreeMap, vec::Vec};
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, Counter, DeviceValue, Ipv4Be, Ipv6Be, PacketSettings,
-    SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, Counter, DeviceValue, Ipv4Be, Ipv6Be, MasqueradeKey,
+    MasqueradeKind, PacketSettings, SourceRangeKey,
 };
 
 pub use self::{
@@ -58,6 +58,8 @@ pub struct Simulation {
     pub affinity: BTreeMap<AffinityKey, AffinityValue>,
     /// Source ranges: a network, and how many bits of its client address count (IPv4: 96 and the prefix length).
     pub source_ranges: Vec<(SourceRangeKey, u32)>,
+    /// Prefixes of egress masquerade: a network, how many bits of it count (IPv4: 96 and the prefix length), what it is.
+    pub masquerade: Vec<(MasqueradeKey, u32, MasqueradeKind)>,
     /// Devices by index.
     pub devices: BTreeMap<u32, DeviceValue>,
     /// The settings.
@@ -101,6 +103,7 @@ impl Simulation {
             ring: Vec::new(),
             affinity: BTreeMap::new(),
             source_ranges: Vec::new(),
+            masquerade: Vec::new(),
             devices: BTreeMap::new(),
             settings: PacketSettings::DEFAULT,
         }

@@ -111,6 +111,22 @@ pub(crate) fn address_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, de
     if env.device_of(NODE_DEFAULT, &mut work.device) { A::of_device(&work.device) } else { A::UNSPECIFIED }
 }
 
+/// Gives the flow the node's address on the device at which the packet is, and enters its reply key.
+#[inline(always)]
+pub(crate) fn masquerade<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
+    let device = env.device();
+    work.flow.source = address_on(env, work, device);
+    work.flow.flags |= FlowFlags::SOURCE_IS_NODE;
+    if work.flow.source == A::UNSPECIFIED { Assigned::NoAddress } else { free_port(env, work) }
+}
+
+/// Leaves the flow its own source, and enters its reply key.
+#[inline(always)]
+pub(crate) fn keep<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
+    work.other_key = work.flow.reply_key();
+    if flow::claim(env, work) { Assigned::Yes } else { Assigned::NoPort }
+}
+
 #[inline(always)]
 fn free_port<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
     if env.search::<FreePort>(work, ATTEMPTS) { Assigned::Yes } else { Assigned::NoPort }

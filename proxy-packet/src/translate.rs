@@ -18,6 +18,8 @@ mod tests;
 const IPV4_SUM_AT: u32 = 10;
 /// Offset of the checksum in an ICMP or ICMPv6 message.
 pub(crate) const ICMP_SUM_AT: u32 = 2;
+/// Offset of the identifier in an ICMP or ICMPv6 echo message.
+const IDENTIFIER_AT: u32 = 4;
 /// Offset of the CRC32c in an SCTP packet.
 const SCTP_SUM_AT: u32 = 8;
 
@@ -94,7 +96,13 @@ fn rewrite_port<A: Wire, E: Packet>(
     if headers.protocol == SCTP {
         return rewrite_sctp_port(env, headers, at, to);
     }
-    let sum = sum_at(headers.protocol);
+    let is_icmp = headers.protocol == A::ICMP;
+    if is_icmp && A::is_echo(headers.icmp_type) != (at == 0) {
+        // The identifier is the asking side's.
+        return true;
+    }
+    let sum = if is_icmp { ICMP_SUM_AT } else { sum_at(headers.protocol) };
+    let at = if is_icmp { IDENTIFIER_AT } else { at };
     if headers.fragment == Fragment::Later as u8 || sum == 0 {
         return true;
     }
@@ -227,10 +235,13 @@ fn quote_sums<A: Wire, E: Packet>(env: &mut E, icmp_sum: u32, inner: &Headers<A>
     if A::FAMILY == 4 && !quote_sum::<A, E>(env, icmp_sum, inner.l3 + IPV4_SUM_AT, addresses, false) {
         return false;
     }
-    let sum = sum_at(inner.protocol);
+    let is_icmp = inner.protocol == A::ICMP;
+    let sum = if is_icmp { ICMP_SUM_AT } else { sum_at(inner.protocol) };
     if sum == 0 || inner.fragment == Fragment::Later as u8 || inner.l4 + sum + 2 > inner.end {
         return true;
     }
+    // ICMP's covers no address, ICMPv6's does.
+    let addresses = if is_icmp && A::FAMILY == 4 { 0 } else { addresses };
     let difference = checksum::add(addresses, port_difference(inner, quoted));
     quote_sum::<A, E>(env, icmp_sum, inner.l4 + sum, difference, inner.protocol == UDP)
 }
@@ -273,6 +284,12 @@ fn quote_ports<A: Wire, E: Packet>(env: &mut E, icmp_sum: u32, inner: &Headers<A
     }
     let [a, b] = quoted.source_port.network_bits().to_ne_bytes();
     let [c, d] = quoted.destination_port.network_bits().to_ne_bytes();
-    env.update_sum::<A>(icmp_sum, port_difference(inner, quoted), Sum::Payload)
-        && env.store(inner.l4, &[a, b, c, d])
+    if !env.update_sum::<A>(icmp_sum, port_difference(inner, quoted), Sum::Payload) {
+        return false;
+    }
+    if inner.protocol == A::ICMP {
+        // One of both is 0.
+        return env.store(inner.l4 + IDENTIFIER_AT, &[a | c, b | d]);
+    }
+    env.store(inner.l4, &[a, b, c, d])
 }

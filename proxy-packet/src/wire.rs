@@ -92,6 +92,15 @@ pub trait Wire: Address {
     /// Whether the address is one host's, as far as it can be seen: not unspecified, not a group's.
     fn is_one_host(self) -> bool;
 
+    /// Whether the address is good on its own link only.
+    fn is_link_local(self) -> bool;
+
+    /// Whether an ICMP message of this type is an echo request.
+    fn is_echo(icmp_type: u8) -> bool;
+
+    /// Whether an ICMP message of this type answers an echo request.
+    fn is_echo_reply(icmp_type: u8) -> bool;
+
     /// Writes an IP header without options at `at`, before `length` bytes of `protocol`; `ends` are its source and
     /// its destination.
     fn store_header<E: Packet>(env: &mut E, at: u32, ends: (Self, Self), length: u32, protocol: u8) -> bool;
@@ -161,6 +170,23 @@ impl Wire for Ipv4Be {
         // Neither 0/8 ("this network") nor multicast, reserved or broadcast.
         let [first, _, _, _] = self.network_bits().to_ne_bytes();
         first != 0 && first < 224
+    }
+
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        // RFC 3927, 1.3.
+        let [first, second, _, _] = self.network_bits().to_ne_bytes();
+        first == 169 && second == 254
+    }
+
+    #[inline(always)]
+    fn is_echo(icmp_type: u8) -> bool {
+        icmp_type == 8
+    }
+
+    #[inline(always)]
+    fn is_echo_reply(icmp_type: u8) -> bool {
+        icmp_type == 0
     }
 
     #[inline(always)]
@@ -243,6 +269,24 @@ impl Wire for Ipv6Be {
         let [a, b, c, d] = self.network_words();
         let [first, _, _, _] = a.to_ne_bytes();
         first != 0xff && (a | b | c | d) != 0
+    }
+
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        // RFC 4291, 2.5.6.
+        let [a, _, _, _] = self.network_words();
+        let [first, second, _, _] = a.to_ne_bytes();
+        first == 0xfe && second & 0xc0 == 0x80
+    }
+
+    #[inline(always)]
+    fn is_echo(icmp_type: u8) -> bool {
+        icmp_type == 128
+    }
+
+    #[inline(always)]
+    fn is_echo_reply(icmp_type: u8) -> bool {
+        icmp_type == 129
     }
 
     #[inline(always)]

@@ -34,6 +34,10 @@ pub(crate) enum Next {
     Begin,
     /// The client's packet of `Work::flow`: [`crate::forward::carry`].
     Carry,
+    /// A pod's packet to the outside that begins a flow: `begin` in [`crate::masquerade`].
+    Masquerade,
+    /// A pod's packet to the outside, of `Work::flow`: [`crate::masquerade::carry`].
+    CarryOut,
     /// A reply of `Work::flow`: [`crate::reply::to_client_elsewhere`].
     Reply,
     /// An ICMP error about a packet of `Work::flow`'s backend: [`crate::errors::to_backend`].

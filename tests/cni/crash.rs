@@ -44,7 +44,7 @@ fn every_place(candidate: &Candidate, places: usize) -> Result<()> {
         eprintln!("{verb}: {calls} system calls, killed after every {step}.");
         for limit in (1..=calls).step_by(step) {
             place
-                .tried(verb, limit)
+                .tried(verb, limit, (limit / step).is_multiple_of(2))
                 .with_context(|| format!("{verb} killed after call {limit} of {calls}"))?;
         }
     }

@@ -116,7 +116,7 @@ fn a_restart_exchanges_the_programs_in_place_and_a_role_may_change() {
     for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
         let wire = Wire::with(hook);
         let mut plane = wire.open();
-        assert_eq!(plane.device_hook(), hook);
+        assert_eq!(plane.device_hook(DeviceRole::Node), hook);
         assert_eq!(wire.attach(&mut plane, NODE), LinkAction::Created);
         assert_eq!(wire.programs(), both("node"));
         assert_eq!(wire.attach(&mut plane, NODE), LinkAction::Updated);
@@ -135,7 +135,7 @@ fn a_restart_exchanges_the_programs_in_place_and_a_role_may_change() {
 
 #[test]
 fn without_a_wish_programs_are_attached_by_tcx_where_the_kernel_has_it() {
-    assert_eq!(Wire::new().open().device_hook(), DeviceHook::Tcx);
+    assert_eq!(Wire::new().open().device_hook(DeviceRole::Node), DeviceHook::Tcx);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Every pod reaches every other, both families, in each mode.
 
-use crate::rig::{NODES, Rig, Underlay, node_v4, node_v6, pairs, pod, shown};
+use std::net::{IpAddr, SocketAddr};
+
+use sheave_tests::wait::wait_for;
+
+use crate::rig::{LIMIT, NODES, Rig, Underlay, node_v4, node_v6, pairs, pod, shown};
 
 /// Everything in both families, with whom the other side saw; and datagrams of the full MTU without a fragment.
 fn all_reach_all(rig: &Rig) {
@@ -100,4 +104,35 @@ fn only_direct_ways_give_no_route_to_a_node_behind_a_router_and_the_whole_mtu() 
         "{}",
         rig.log(1)
     );
+}
+
+#[test]
+fn a_node_port_leads_through_the_tunnel_to_a_pod_behind_a_router() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.start(&[]);
+    rig.await_all_reach_all();
+    rig.adopt_mtu();
+    let [v4, v6] = pod(3);
+    let slice = |name: &str, family: &str, address: IpAddr| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: \
+             {{kubernetes.io/service-name: web}}}}\naddressType: {family}\nports: [{{name: '', port: 8080, protocol: \
+             TCP}}]\nendpoints: [{{addresses: ['{address}'], nodeName: n3}}]\n"
+        )
+    };
+    rig.serve(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  type: NodePort\n  clusterIPs: [10.96.0.10, \
+         'fd00:10:96::10']\n  ports: [{{port: 80, nodePort: 30080}}]\n{}{}",
+        slice("web4", "IPv4", v4),
+        slice("web6", "IPv6", v6)
+    ));
+    let node: [(IpAddr, IpAddr); 2] = [(node_v4(1).into(), v4), (node_v6(1).into(), v6)];
+    for (address, backend) in node {
+        let (service, backend) = (SocketAddr::new(address, 30080), SocketAddr::new(backend, 8080));
+        let ask = || rig.ask_service(&rig.router, service, rig.pod_netns(3), backend);
+        let seen = wait_for(format!("{service} is served"), LIMIT, || Ok(ask().ok())).unwrap();
+        // The node's own address in the tunnel, so that the answer comes back through it.
+        let inner: [IpAddr; 2] = ["10.244.1.0".parse().unwrap(), "fd00:10:244:1::".parse().unwrap()];
+        assert!(inner.contains(&seen), "{seen}");
+    }
 }

@@ -41,7 +41,8 @@ pub(crate) struct Rig {
     hosts: Vec<Host>,
     manifests: tempfile::TempDir,
     underlay: Underlay,
-    _router: Netns,
+    /// Knows the nodes and nothing of pods.
+    pub(crate) router: Netns,
 }
 
 struct Host {
@@ -79,7 +80,7 @@ impl Rig {
         let hosts = (1..=NODES).map(|number| Host::new(number, &router, underlay)).collect();
         router_addresses(&router, "lan", 1, underlay);
         router_addresses(&router, "node3", 3, underlay);
-        let rig = Self { hosts, manifests: tempfile::tempdir().unwrap(), underlay, _router: router };
+        let rig = Self { hosts, manifests: tempfile::tempdir().unwrap(), underlay, router };
         rig.describe(&rig.nodes());
         rig
     }
@@ -207,20 +208,28 @@ impl Rig {
 
     /// Sends much by TCP from one namespace to an address in another. Returns whom that saw.
     pub(crate) fn ask(&self, from: &Netns, to: &Netns, address: IpAddr) -> std::io::Result<IpAddr> {
-        const AMOUNT: usize = 300_000;
         let listener = to.run(|| TcpListener::bind((address, 0)))?;
-        listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
-        let mut client = from.run(|| connect(SocketAddr::new(address, port)))?;
-        let (mut server, seen) = listener.accept()?;
-        server.set_nonblocking(false)?;
-        server.set_read_timeout(Some(PATIENCE))?;
-        let sender = std::thread::spawn(move || client.write_all(&vec![7; AMOUNT]));
-        let mut received = vec![0; AMOUNT];
-        let read = server.read_exact(&mut received);
-        drop(server);
-        sender.join().unwrap()?;
-        read.map(|()| seen.ip().to_canonical())
+        let target = listener.local_addr()?;
+        send_much(from, target, &listener)
+    }
+
+    /// The same to a Service's address, of which `backend` in the namespace `to` is the endpoint.
+    pub(crate) fn ask_service(
+        &self,
+        from: &Netns,
+        service: SocketAddr,
+        to: &Netns,
+        backend: SocketAddr,
+    ) -> std::io::Result<IpAddr> {
+        let listener = to.run(|| TcpListener::bind(backend))?;
+        send_much(from, service, &listener)
+    }
+
+    /// Replaces the Services and EndpointSlices.
+    pub(crate) fn serve(&self, manifests: &str) {
+        let hidden = self.manifests.path().join(".services.yaml.new");
+        fs::write(&hidden, manifests).unwrap();
+        fs::rename(hidden, self.manifests.path().join("services.yaml")).unwrap();
     }
 
     /// Whether one datagram that fills the MTU gets from pod to pod.
@@ -350,6 +359,21 @@ fn wire(number: u8, node: &Netns, netns: &Netns) {
     netns.ip("route add 169.254.1.1 dev eth0 scope link").unwrap();
     netns.ip("route add default via 169.254.1.1 dev eth0").unwrap();
     netns.ip("-6 route add default via fe80::1 dev eth0").unwrap();
+}
+
+fn send_much(from: &Netns, target: SocketAddr, listener: &TcpListener) -> std::io::Result<IpAddr> {
+    const AMOUNT: usize = 300_000;
+    listener.set_nonblocking(true)?;
+    let mut client = from.run(|| connect(target))?;
+    let (mut server, seen) = listener.accept()?;
+    server.set_nonblocking(false)?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let sender = std::thread::spawn(move || client.write_all(&vec![7; AMOUNT]));
+    let mut received = vec![0; AMOUNT];
+    let read = server.read_exact(&mut received);
+    drop(server);
+    sender.join().unwrap()?;
+    read.map(|()| seen.ip().to_canonical())
 }
 
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {

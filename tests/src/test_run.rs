@@ -149,6 +149,19 @@ impl Programs {
         Ok(Ran { code: result.return_value.cast_signed(), packet: out, departure: high << 32 | low })
     }
 
+    /// How many instructions the verifier walked for a program; it is loaded if it is not yet.
+    ///
+    /// # Errors
+    /// The verifier refuses the program, or the kernel does not tell.
+    pub fn verified(&mut self, program: &str) -> Result<u32> {
+        let classifier = classifier(&mut self.ebpf, program)?;
+        let load = || classifier.load().map_err(|error| error.to_string());
+        if let Err(reason) = self.loaded.entry(program.to_owned()).or_insert_with(load) {
+            bail!("program {program}: {reason}");
+        }
+        classifier.info()?.verified_instruction_count().context("the kernel does not count")
+    }
+
     /// A map, to be read and written.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ pub use options::Options;
 /// Keys of the list that GC gets; libcni sends both, the second for plugins of the first days of 1.1.0.
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
+/// What this plugin is called where nobody renames it.
+const OURSELVES: &str = "sheave-cni";
+
 /// What is wrong with the configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -221,12 +224,21 @@ fn run_dir(root: &Field<'_>) -> Result<PathBuf, ConfigError> {
     if path.is_absolute() { Ok(path.to_owned()) } else { Err(field.wrong("an absolute path")) }
 }
 
+/// `type`: what this plugin is installed as.
+fn own_type<'a>(root: &Field<'a>) -> Result<Option<&'a str>, ConfigError> {
+    root.get("type")?.map(|field| field.text()).transpose()
+}
+
 fn ipam(root: &Field<'_>) -> Result<Option<String>, ConfigError> {
     let Some(field) = root.get("ipam")?.map(|ipam| ipam.get("type")).transpose()?.flatten() else {
         return Ok(None);
     };
     match field.text()? {
         "" => Ok(None),
+        // It would call itself, and that one itself, without end.
+        name if name == OURSELVES || own_type(root)? == Some(name) => {
+            Err(field.wrong("another plugin than this"))
+        }
         name if name.contains('/') => Err(field.wrong("the name of a plugin: it is looked for in CNI_PATH")),
         name => Ok(Some(name.to_owned())),
     }

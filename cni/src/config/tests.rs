@@ -71,6 +71,14 @@ fn names_paths_and_plugins_must_be_what_they_are_to_be() {
 }
 
 #[test]
+fn a_plugin_does_not_delegate_to_itself() {
+    for (own, ipam) in [("sheave-cni", "sheave-cni"), ("renamed", "renamed"), ("renamed", "sheave-cni")] {
+        let config = json!({"cniVersion": "1.1.0", "name": "a", "type": own, "ipam": {"type": ipam}});
+        assert_eq!(code(Verb::Add, &config), 7, "{own} {ipam}");
+    }
+}
+
+#[test]
 fn the_list_of_attachments_is_absent_empty_or_full() {
     let list = |config: Value| {
         let mut config = config;

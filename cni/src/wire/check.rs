@@ -1,7 +1,7 @@
 //! Looks whether a pod's network is still as it was made.
 //!
-//! What a later plugin of a chain may change is not looked at: MAC addresses, kernel settings, the pod's routes but for
-//! there being a default route at all. Must not change anything.
+//! What a later plugin of a chain may change is not looked at: MAC addresses, kernel settings, the MTU of the pod's end, the
+//! pod's routes but for there being a default route at all. Must not change anything.
 
 use std::net::IpAddr;
 
@@ -37,26 +37,22 @@ pub(super) fn check(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>,
         return Ok(vec![format!("device {} does not exist on the host", attachment.host_device)]);
     };
     let index = device.header.index;
-    let mut found = end(&attachment.host_device, &device, attachment.mtu);
+    let mut found: Vec<String> = down(&attachment.host_device, &device).into_iter().collect();
+    found.extend(other_mtu(&attachment.host_device, &device, attachment.mtu));
     found.extend(host_side(&mut host, attachment, index)?);
     found.extend(guarded(&mut host, attachment, pins, index)?);
     found.extend(pod_side(&namespace, attachment, index)?);
     Ok(found)
 }
 
-fn end(name: &str, link: &LinkMessage, mtu: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    if !link.header.flags.contains(LinkFlags::Up) {
-        found.push(format!("device {name} is down"));
-    }
-    let has = link
-        .attributes
-        .iter()
-        .find_map(|it| if let LinkAttribute::Mtu(mtu) = it { Some(*mtu) } else { None });
-    if has != Some(mtu) {
-        found.push(format!("the MTU of {name} is {} instead of {mtu}", has.unwrap_or_default()));
-    }
-    found
+fn down(name: &str, link: &LinkMessage) -> Option<String> {
+    (!link.header.flags.contains(LinkFlags::Up)).then(|| format!("device {name} is down"))
+}
+
+fn other_mtu(name: &str, link: &LinkMessage, mtu: u32) -> Option<String> {
+    let mut attributes = link.attributes.iter();
+    let has = attributes.find_map(|it| if let LinkAttribute::Mtu(mtu) = it { Some(*mtu) } else { None });
+    (has != Some(mtu)).then(|| format!("the MTU of {name} is {} instead of {mtu}", has.unwrap_or_default()))
 }
 
 fn host_side(host: &mut Rtnetlink, attachment: &Attachment, index: u32) -> Result<Vec<String>, WireError> {
@@ -121,7 +117,7 @@ fn pod_side(namespace: &Namespace, attachment: &Attachment, peer: u32) -> Result
     if !link.attributes.contains(&LinkAttribute::Link(peer)) {
         return Ok(vec![format!("interface {name} is not the other end of {}", attachment.host_device)]);
     }
-    let mut found = end(name, &link, attachment.mtu);
+    let mut found: Vec<String> = down(name, &link).into_iter().collect();
     let present = addresses(&mut pod, link.header.index)?;
     for address in attachment.addresses.iter().copied() {
         if !present.contains(&address) {

@@ -27,7 +27,7 @@ use std::path::Path;
 pub use self::{
     error::{Refusal, WireError},
     filter::{HANDLE as FILTER_HANDLE, NAME as FILTER_NAME, PRIORITY as FILTER_PRIORITY},
-    plan::{GATEWAY4, GATEWAY6, gateway},
+    plan::{GATEWAY4, GATEWAY6, endpoint, gateway},
 };
 use self::{kernel::Kernel, netns::Namespace};
 use crate::{

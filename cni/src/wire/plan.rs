@@ -153,7 +153,7 @@ pub(super) fn sides(attachment: &Attachment) -> Vec<Side> {
 }
 
 /// What the guard is told.
-pub(super) fn endpoint(attachment: &Attachment) -> EndpointValue {
+pub fn endpoint(attachment: &Attachment) -> EndpointValue {
     let addresses = &attachment.addresses;
     let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(it) = address { Some(*it) } else { None });
     let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(it) = address { Some(*it) } else { None });

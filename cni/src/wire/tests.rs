@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_packet_route::link::{LinkAttribute, State};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, State},
+};
 
 use super::{
     check, connect, disconnect,
@@ -155,6 +158,31 @@ fn a_disconnected_pod_leaves_nothing_on_the_host_and_twice_is_fine() {
     });
 }
 
+/// Sets the MTU of a device of this thread's namespace.
+fn shrink(name: &str) {
+    let mut socket = Rtnetlink::open().unwrap();
+    let index = find(&mut socket, name).unwrap().unwrap().header.index;
+    let mut request = message::link_state(index, true);
+    if let RouteNetlinkMessage::SetLink(link) | RouteNetlinkMessage::NewLink(link) = &mut request {
+        link.attributes.push(LinkAttribute::Mtu(1300));
+    }
+    socket.change(request, 0).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces"]
+fn the_mtu_may_be_changed_in_the_pod_and_not_on_the_host() {
+    on_a_host(|lab| {
+        let pod = Pod::new();
+        let attachment = pod.attachment("a");
+        connect(&attachment, &lab.pins).unwrap();
+        pod.run(|| shrink("eth0"));
+        assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
+        shrink(&attachment.host_device);
+        assert!(check(&attachment, &lab.pins).unwrap()[0].contains("1300 instead of 1450"));
+    });
+}
+
 #[test]
 #[ignore = "needs root: makes namespaces"]
 fn a_failure_of_any_step_leaves_host_and_pod_as_they_were() {
@@ -278,7 +306,7 @@ fn without_tcx_the_guard_is_a_filter_that_goes_with_the_device() {
         let attachment = everything(&pod, "a");
         let wired = connect(&attachment, &pins).unwrap();
         both_ways(&pod, &attachment);
-        assert!(guard::is_recorded(&pins, wired.host_index, &plan::endpoint(&attachment)).unwrap());
+        assert!(guard::is_recorded(&pins, wired.host_index, &endpoint(&attachment)).unwrap());
         assert_eq!(guard::pinned(&pins), Vec::<u32>::new());
         assert_eq!(check(&attachment, &pins).unwrap(), Vec::<String>::new());
         // The same pod, looked at by somebody who expects links.

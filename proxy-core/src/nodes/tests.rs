@@ -272,7 +272,7 @@ proptest! {
         // Whoever has a prefix without a route is named.
         if mode != Mode::None {
             for node in nodes.values().filter(|node| node.name != "n1") {
-                let routed = |text| plan.routes.contains_key(&whole::<&String>(text));
+                let routed = |text: &String| plan.routes.contains_key(&whole(text));
                 let named = plan.remarks.iter().any(|remark| remark.node == node.name);
                 prop_assert!(named || node.pod_cidrs.iter().all(routed), "{}: {:?}", node.name, plan.remarks);
             }

@@ -102,8 +102,8 @@ fn what_has_no_ports_is_told_apart() {
         Frame::icmp(source.ip(), destination.ip(), (kind, 1), 0, &[0; 40]).build()
     };
     let cases = [
-        (icmp(four, 8), Parsed::Other),
-        (icmp(four, 0), Parsed::Other),
+        (icmp(four, 8), Parsed::Echo),
+        (icmp(four, 0), Parsed::Echo),
         (icmp(four, 3), Parsed::IcmpError),
         (icmp(four, 4), Parsed::IcmpError),
         (icmp(four, 5), Parsed::Other),
@@ -113,7 +113,10 @@ fn what_has_no_ports_is_told_apart() {
         (icmp(six, 2), Parsed::IcmpError),
         (icmp(six, 4), Parsed::IcmpError),
         (icmp(six, 5), Parsed::Other),
-        (icmp(six, 128), Parsed::Other),
+        (icmp(four, 13), Parsed::Other),
+        (icmp(six, 128), Parsed::Echo),
+        (icmp(six, 129), Parsed::Echo),
+        (icmp(six, 130), Parsed::Other),
         (Frame::new(four.0.ip(), four.1.ip(), 47, vec![0; 8]).build(), Parsed::Other),
         (Frame::new(six.0.ip(), six.1.ip(), 59, Vec::new()).build(), Parsed::Other),
         (Frame::new(six.0.ip(), six.1.ip(), 50, vec![0; 8]).build(), Parsed::Other),
@@ -305,7 +308,8 @@ proptest! {
         prop_assert_eq!(headers.end as usize, length - sample.padding);
         prop_assert_eq!(headers.fragment, Fragment::Whole as u8);
         if sample.protocol == 1 {
-            prop_assert_eq!(parsed, Parsed::Other);
+            prop_assert_eq!(parsed, Parsed::Echo);
+            prop_assert_eq!((headers.source_port.to_host(), headers.destination_port.to_host()), (source.port(), 0));
             return Ok(());
         }
         prop_assert_eq!(parsed, Parsed::Ports);
@@ -333,10 +337,10 @@ proptest! {
         simulation.segment = segment;
         network(&mut simulation, &mut 0);
         let (parsed, headers) = found_at(&mut simulation, family, at, quoted);
-        if matches!(parsed, Parsed::Ports | Parsed::IcmpError | Parsed::Later | Parsed::Other) {
+        if matches!(parsed, Parsed::Ports | Parsed::Echo | Parsed::IcmpError | Parsed::Later | Parsed::Other) {
             prop_assert!(headers.l3 < headers.l4 && headers.l4 <= headers.end && headers.end as usize <= length);
         }
-        if matches!(parsed, Parsed::Ports | Parsed::IcmpError) {
+        if matches!(parsed, Parsed::Ports | Parsed::Echo | Parsed::IcmpError) {
             prop_assert!(headers.l4 + 8 <= headers.end);
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// The packet between two ends. ICMP is an echo request, whatever the ports.
+    /// The packet between two ends. ICMP is an echo request, whose identifier is the source port.
     pub(crate) fn between(&self, source: SocketAddr, destination: SocketAddr) -> Frame {
         let frame = match self.protocol {
             6 => Frame::tcp(source, destination, self.flags, self.numbers, &self.payload)
@@ -35,7 +35,8 @@ impl Sample {
             132 => Frame::sctp(source, destination, &self.payload),
             _ => {
                 let kind = if source.is_ipv4() { (8, 0) } else { (128, 0) };
-                Frame::icmp(source.ip(), destination.ip(), kind, 7, &self.payload)
+                let rest = u32::from(source.port()) << 16 | 7;
+                Frame::icmp(source.ip(), destination.ip(), kind, rest, &self.payload)
             }
         };
         let frame = frame.padding(self.padding).options(&self.options);

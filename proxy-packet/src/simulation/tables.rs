@@ -9,8 +9,8 @@ use std::{
 
 use proxy_common::{
     AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, PacketSettings, PortBe, Scope, ServiceKey,
-    ServiceValue, SourceRangeKey,
+    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PortBe, Scope,
+    ServiceKey, ServiceValue, SourceRangeKey,
 };
 
 use super::Simulation;
@@ -220,6 +220,14 @@ impl<A: Simulated> Tables<A> for Simulation {
 
     fn device_of(&mut self, index: u32, to: &mut DeviceValue) -> bool {
         copy(self.devices.get(&index), to)
+    }
+
+    fn masquerade(&mut self, key: &MasqueradeKey) -> u32 {
+        let fits = |(prefix, bits, _): &&(MasqueradeKey, u32, _)| {
+            same(prefix.address.words(), key.address.words(), *bits)
+        };
+        let longest = self.masquerade.iter().filter(fits).max_by_key(|(_, bits, _)| *bits);
+        longest.map_or(0, |(_, _, kind)| *kind as u32)
     }
 
     fn route(&mut self, route: &mut Route<A>) -> Reached {

@@ -91,7 +91,8 @@ fn requote<A: Wire + FromIp>(
         source: A::from_ip(inner[0].ip()),
         destination: A::from_ip(inner[1].ip()),
         source_port: port(inner[0]),
-        destination_port: port(inner[1]),
+        // Who is asked for an echo has none.
+        destination_port: if quoted.protocol == A::ICMP { PortBe::ANY } else { port(inner[1]) },
     };
     let addresses = (A::from_ip(outer[0].ip()), A::from_ip(outer[1].ip()));
     rewrite_quoted(simulation, &mut headers, &mut quoted, &ends, addresses)
@@ -174,7 +175,7 @@ proptest! {
     #[test]
     fn fragments_that_are_rewritten_fit_together(
         [a, b, c, d] in ends(),
-        sample in sample(&[6, 17], 300),
+        sample in sample(&[1, 6, 17], 300),
         at in 8..12_u16,
     ) {
         let sample = Sample { padding: 0, ..sample };
@@ -194,7 +195,7 @@ proptest! {
     fn an_error_follows_the_packet_that_it_quotes(
         [a, b, c, d] in ends(),
         [e, f, g, h] in ends(),
-        sample in sample(&[6, 17, 132], 300),
+        sample in sample(PROTOCOLS, 300),
         cut in any::<prop::sample::Index>(),
         keep in any::<(bool, bool)>(),
         complete in any::<bool>(),

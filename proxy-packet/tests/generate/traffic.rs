@@ -36,6 +36,8 @@ pub enum Sent {
     Segment { protocol: u8, flags: u8, numbers: (u32, u32), length: usize },
     /// An ICMP error about such a packet in the other direction, from someone.
     Error { protocol: u8, kind: u8, from: Option<&'static str>, length: usize, quoted: usize },
+    /// An ICMP echo request or its reply.
+    Echo { reply: bool, length: usize },
     /// Something without ports.
     Other { protocol: u8, length: usize },
 }
@@ -118,6 +120,7 @@ fn sent() -> impl Strategy<Value = Sent> {
             prop_oneof![1 => 0_usize..60, 3 => Just(600_usize)],
         )
             .prop_map(|(protocol, kind, from, length, quoted)| Sent::Error { protocol, kind, from, length, quoted }),
+        1 => (any::<bool>(), 0_usize..200).prop_map(|(reply, length)| Sent::Echo { reply, length }),
         1 => (select(&[1_u8, 2, 47, 58, 50, 0, 6, 17][..]), 0_usize..64)
             .prop_map(|(protocol, length)| Sent::Other { protocol, length }),
     ]
@@ -246,6 +249,7 @@ impl Packet {
                 quote.truncate(*quoted);
                 error(scene.ip, sender.unwrap_or(from.0), to.0, *kind, &quote)
             }
+            Sent::Echo { reply, length } => echo(scene.ip, (from, to), *reply, *length),
             Sent::Other { protocol, length } => {
                 let (from, to) = (socket(scene.ip, from).ip(), socket(scene.ip, to).ip());
                 Frame::new(from, to, *protocol, vec![0x55; *length])
@@ -368,6 +372,14 @@ pub fn segment(ip: Ip, ends: (End, End), protocol: u8, tcp: (u8, (u32, u32)), le
         17 => Frame::udp(from, to, &payload),
         _ => Frame::sctp(from, to, &payload),
     }
+}
+
+/// An echo request whose identifier is the sender's port, or a reply with the receiver's.
+pub fn echo(ip: Ip, ends: (End, End), reply: bool, length: usize) -> Frame {
+    let (from, to) = (socket(ip, ends.0), socket(ip, ends.1));
+    let [request, answer] = if ip == Ip::V4 { [8, 0] } else { [128, 129] };
+    let (kind, identifier) = if reply { (answer, to.port()) } else { (request, from.port()) };
+    Frame::icmp(from.ip(), to.ip(), (kind, 0), u32::from(identifier) << 16 | 1, &vec![0x66; length])
 }
 
 fn error(ip: Ip, from: &str, to: &str, kind: u8, quote: &[u8]) -> Frame {

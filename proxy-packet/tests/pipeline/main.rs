@@ -17,6 +17,7 @@ mod escape;
 mod eviction;
 #[path = "../generate/mod.rs"]
 mod generate;
+mod masquerade;
 mod network;
 mod offload;
 mod one_to_one;

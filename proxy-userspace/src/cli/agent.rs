@@ -20,11 +20,12 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch as watch_value},
     task, time,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage, with_causes,
+    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage,
+    with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -48,13 +49,27 @@ pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
     let config = loaded.config;
     local_ports::check(config.packet.snat_ports).map_err(CliError::Refused)?;
     std::fs::create_dir_all(&config.run_dir)?;
-    let data_plane = DataPlane::open(&data_plane_config(&config))?;
+    let mut data_plane = DataPlane::open(&data_plane_config(&config))?;
     info!(inherited = data_plane.inherited(), "the data plane is open");
+    masquerade(&config, &mut data_plane)?;
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve(config, data_plane));
     // Nothing is detached: what is in the kernel goes on serving. Tasks that block are not waited for.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Before a program that asks for the prefixes is anywhere. Without the node's own prefixes those of all pods serve: only
+/// what leaves this node is concerned.
+fn masquerade(config: &Config, data_plane: &mut DataPlane) -> Result<(), CliError> {
+    let packet = &config.packet;
+    if packet.settings.masquerade == 0 {
+        return Ok(());
+    }
+    if packet.masquerade.pods.is_empty() {
+        warn!("`masquerade` is on, but whose packets it is for is not known: set `cluster-cidr`");
+    }
+    Ok(data_plane.set_masquerade(&packet.masquerade).map_err(dataplane::OpenError::from)?)
 }
 
 fn data_plane_config(config: &Config) -> DataPlaneConfig {
@@ -63,6 +78,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         lock_file: config.run_dir.join(LOCK_FILE),
         cgroup: config.cgroup.clone(),
         capacities: config.capacities,
+        own_pods: config.pods.enabled,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
         pacing: config.packet.pacing,
@@ -198,6 +214,7 @@ impl Parts {
             states: Arc::clone(&self.devices),
             accept_local: AcceptLocal::new(&config.run_dir),
             audit_interval: config.audit_interval,
+            pods: config.pods.enabled.then(|| config.run_dir.clone()),
         }
     }
 
@@ -255,6 +272,12 @@ impl Parts {
         let ports = Arc::new(HostPorts::new(Arc::new(read), events.clone()));
         let follower = Arc::clone(&ports);
         task::spawn(async move { follower.follow(&folder).await });
+        let guards = GuardKeeper {
+            data_plane: Arc::clone(&self.data_plane),
+            run_dir: config.run_dir.clone(),
+            metrics: self.metrics.clone(),
+        };
+        task::spawn(guards.run());
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
         Ok(Some(ports))

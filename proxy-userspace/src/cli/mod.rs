@@ -8,6 +8,7 @@ mod agent;
 mod cleanup;
 mod device_keeper;
 mod flows;
+mod guard_keeper;
 mod install_cni;
 mod keeper;
 mod local_ports;

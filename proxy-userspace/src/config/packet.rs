@@ -8,7 +8,10 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use proxy_common::{Ipv4Be, Ipv6Be, PacketSettings, SocketLb};
 
 use super::{ConfigError, PortRange, parse::Reader};
-use crate::devices::{Pattern, Selection};
+use crate::{
+    dataplane::Masquerade,
+    devices::{Pattern, Selection},
+};
 
 /// Longest time-out: a year, so that no difference of times overflows.
 const LONGEST: u32 = 31_536_000;
@@ -27,6 +30,8 @@ pub struct PacketConfig {
     pub settings: PacketSettings,
     /// How long a packet that a pod sends beyond its limit may be delayed instead of dropped.
     pub pacing: Duration,
+    /// Prefixes of egress masquerade, as far as they are configured.
+    pub masquerade: Masquerade,
     /// Ports for source addresses that are the node's.
     pub snat_ports: PortRange,
     /// Ports that the API server gives to Services.
@@ -44,7 +49,11 @@ impl Reader<'_> {
         let (snat_ports, node_port_range) = self.ports()?;
         let settings = self.packet_settings(snat_ports)?;
         let pacing = Duration::from_millis(self.number("pod-pacing", 0..=LONGEST_PACING)?.into());
-        Ok(PacketConfig { selection, socket_lb, settings, pacing, snat_ports, node_port_range })
+        let masquerade = Masquerade {
+            pods: self.checked("cluster-cidr", list::<IpNetwork>)?,
+            exempt: self.checked("non-masquerade-cidrs", list::<IpNetwork>)?,
+        };
+        Ok(PacketConfig { selection, socket_lb, settings, pacing, masquerade, snat_ports, node_port_range })
     }
 
     fn ports(&self) -> Result<(PortRange, PortRange), ConfigError> {
@@ -65,6 +74,7 @@ impl Reader<'_> {
         let time_out = |name| self.number(name, 1..=LONGEST);
         let settings = PacketSettings {
             masquerade_all: self.checked("masquerade-all", yes_or_no)?.into(),
+            masquerade: self.checked("masquerade", yes_or_no)?.into(),
             source_port_first: snat.first.into(),
             source_port_count: snat.count(),
             tcp_new_s: time_out("tcp-syn-timeout")?,

@@ -161,6 +161,17 @@ pub const SETTINGS: &[Setting] = &[
         "The pods' addresses, at most one prefix of each family: their packets to ClusterIPs keep their source",
     ),
     text(
+        "masquerade",
+        "BOOL",
+        "false",
+        "Whether what pods send out of the cluster gets the node's address as its source",
+    ),
+    absent(
+        "non-masquerade-cidrs",
+        "PREFIX,...",
+        "Destinations outside of `cluster-cidr` that see the pods' own addresses",
+    ),
+    text(
         "snat-ports",
         "FIRST-LAST",
         "12000-29999",

@@ -131,6 +131,8 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
         ("masquerade-all", "1"),
         ("cluster-cidr", "10.0.0.0/8,10.1.0.0/16"),
         ("cluster-cidr", "10.0.0.0/33"),
+        ("masquerade", "on"),
+        ("non-masquerade-cidrs", "10.0.0.0/8,fd00::/129"),
         ("snat-ports", "0-10"),
         ("udp-timeout", "0"),
         ("pod-network", "yes"),

@@ -4,7 +4,9 @@
 
 use aya::maps::MapInfo;
 use aya_obj::{EbpfSectionKind, Object, ParseError, generated::bpf_map_type};
-use proxy_common::{ENDPOINT_SCHEMA_HASH, FLOW_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names};
+use proxy_common::{
+    ENDPOINT_SCHEMA_HASH, FLOW_SCHEMA_HASH, MASQUERADE_SCHEMA_HASH, SCHEMA_HASH, SOCKET_SCHEMA_HASH, names,
+};
 
 use super::Capacities;
 
@@ -76,6 +78,7 @@ const PINNED: [&str; 20] = [
     names::FLOWS6,
     names::FRAGMENTS4,
     names::FRAGMENTS6,
+    names::MASQUERADE,
     names::PACKET_ONLY,
     names::RING,
     names::SERVICES4,
@@ -144,6 +147,7 @@ pub(super) fn pin_prefix(name: &str) -> String {
         names::SOCK_PEERS | names::UDP_FLOWS => SOCKET_SCHEMA_HASH,
         names::ENDPOINTS => ENDPOINT_SCHEMA_HASH,
         names::FRAGMENTS4 | names::FRAGMENTS6 | names::DEVICES => FLOW_SCHEMA_HASH,
+        names::MASQUERADE => MASQUERADE_SCHEMA_HASH,
         _ if Group::Flows.members().contains(&name) => FLOW_SCHEMA_HASH,
         _ => SCHEMA_HASH,
     };

@@ -178,18 +178,34 @@ fn program_name(role: DeviceRole, side: Side) -> &'static str {
 #[derive(Debug)]
 pub(super) struct Devices {
     hook: DeviceHook,
+    pod_hook: DeviceHook,
     roles: BTreeMap<u32, DeviceRole>,
 }
 
 impl Devices {
-    /// None yet. Without a wish, tcx where the kernel has it.
-    pub(super) fn new(wish: Option<DeviceHook>) -> Self {
+    /// None yet. Without a wish, tcx where the kernel has it; not for pods that our plugin wires.
+    ///
+    /// The kernel attaches a tcx link only after a grace period (some 12 ms) in which nobody changes any device, which
+    /// is more than all the rest of adding a pod. And what is at tcx comes before the filters of clsact: a redirection
+    /// there would bypass a guard here.
+    pub(super) fn new(wish: Option<DeviceHook>, own_pods: bool) -> Self {
         let best = || if tcx::is_supported() { DeviceHook::Tcx } else { DeviceHook::Clsact };
-        Self { hook: wish.unwrap_or_else(best), roles: BTreeMap::new() }
+        let hook = wish.unwrap_or_else(best);
+        let pod_hook = if own_pods { DeviceHook::Clsact } else { hook };
+        Self { hook, pod_hook, roles: BTreeMap::new() }
     }
 
-    pub(super) fn hook(&self) -> DeviceHook {
-        self.hook
+    pub(super) fn hook(&self, role: DeviceRole) -> DeviceHook {
+        match role {
+            DeviceRole::Node => self.hook,
+            DeviceRole::Pod => self.pod_hook,
+        }
+    }
+
+    /// Each that is in use, once.
+    fn hooks(&self) -> impl Iterator<Item = DeviceHook> + use<> {
+        let other = (self.pod_hook != self.hook).then_some(self.pod_hook);
+        std::iter::once(self.hook).chain(other)
     }
 
     pub(super) fn roles(&self) -> &BTreeMap<u32, DeviceRole> {
@@ -232,7 +248,7 @@ impl Devices {
     ) -> Result<LinkAction, DeviceError> {
         let name = program_name(role, place.side);
         let program: BorrowedFd<'_> = loaded.program(name)?;
-        match self.hook {
+        match self.hook(role) {
             DeviceHook::Tcx => tcx::attach(name, program, place, pins),
             DeviceHook::Clsact => clsact::attach(name, program, place),
         }
@@ -245,21 +261,31 @@ impl Devices {
         wanted: impl Fn(u32) -> bool,
         pins: &Pins,
     ) -> Result<BTreeSet<u32>, DeviceError> {
-        let mut places = match self.hook {
-            DeviceHook::Tcx => tcx::places(pins)?,
-            DeviceHook::Clsact => clsact::places()?,
-        };
-        places.retain(|place| place.layer == Layer::Path && !wanted(place.index));
-        // Ingress before egress, so that no request is translated whose reply is not.
-        places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));
-        for place in &places {
-            match self.hook {
-                DeviceHook::Tcx => tcx::detach(*place, pins)?,
-                DeviceHook::Clsact => clsact::detach(*place)?,
+        let mut lost = BTreeSet::new();
+        for hook in self.hooks() {
+            let mut places = match hook {
+                DeviceHook::Tcx => tcx::places(pins)?,
+                DeviceHook::Clsact => clsact::places()?,
+            };
+            places.retain(|place| place.layer == Layer::Path);
+            places.retain(|place| !wanted(place.index) || self.is_elsewhere(place.index, hook));
+            // Ingress before egress, so that no request is translated whose reply is not.
+            places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));
+            for place in &places {
+                match hook {
+                    DeviceHook::Tcx => tcx::detach(*place, pins)?,
+                    DeviceHook::Clsact => clsact::detach(*place)?,
+                }
             }
+            lost.extend(places.into_iter().map(|place| place.index).filter(|index| !wanted(*index)));
         }
         self.roles.retain(|index, _| wanted(*index));
-        Ok(places.into_iter().map(|place| place.index).collect())
+        Ok(lost)
+    }
+
+    /// Whether the device has its programs at the other hook, so that those here are an earlier agent's.
+    fn is_elsewhere(&self, index: u32, hook: DeviceHook) -> bool {
+        self.roles.get(&index).is_some_and(|role| self.hook(*role) != hook)
     }
 
     /// Gives every device the programs of another variant. A device that is gone is somebody else's to notice.

@@ -11,11 +11,11 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{MapData, PerCpuArray},
+    maps::{MapData, PerCpuArray, lpm_trie::Key},
 };
 use proxy_common::{
     AffinityKey, AffinityValue, Counter, DeviceValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be,
-    PacketSettings, TranslatedSocket, names,
+    MasqueradeKey, PacketSettings, TranslatedSocket, names,
 };
 use proxy_core::diff::RealisedDump;
 use serde::Serialize;
@@ -162,6 +162,7 @@ impl Observer {
             names::FRAGMENTS4 => self.count::<FragmentKey<Ipv4Be>, FragmentValue>(names::FRAGMENTS4)?,
             names::FRAGMENTS6 => self.count::<FragmentKey<Ipv6Be>, FragmentValue>(names::FRAGMENTS6)?,
             names::DEVICES => self.count::<u32, DeviceValue>(names::DEVICES)?,
+            names::MASQUERADE => self.count::<Key<MasqueradeKey>, u32>(names::MASQUERADE)?,
             names::PACKET_ONLY => self.count::<u64, u8>(names::PACKET_ONLY)?,
             _ => return Ok(None),
         };

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    ApplyError, Capacities, KernelMaps, MapUsage, ProgramInfo, ReadError,
+    ApplyError, Capacities, KernelMaps, MapUsage, Masquerade, ProgramInfo, ReadError,
     cgroup::{Cgroup, CgroupError},
     definition::MapDefinition,
     device_values,
@@ -30,6 +30,7 @@ use super::{
     links::{self, HOOKS, LinkAction, LinkError},
     load::{self, Constants, LoadError, Loaded, OBJECT, Variant},
     lock::{Lock, LockError},
+    masquerade,
     observer::{self, Observer},
     pins::{Pins, PinsError},
     probe::{self, ProbeError, ProbeReport},
@@ -56,6 +57,8 @@ pub struct DataPlaneConfig {
     pub pacing: Duration,
     /// How programs get onto devices; `None` for tcx where the kernel has it.
     pub device_hook: Option<DeviceHook>,
+    /// Pods are wired by our plugin, which is told to attach their guard below clsact.
+    pub own_pods: bool,
     /// Run as `PROGRAM probe-client ...` when the agent is outside the attached cgroup; `/proc/self/exe` by default.
     pub probe_program: PathBuf,
 }
@@ -71,6 +74,7 @@ impl Default for DataPlaneConfig {
             packet: PacketSettings::DEFAULT,
             pacing: Duration::ZERO,
             device_hook: None,
+            own_pods: false,
             probe_program: "/proc/self/exe".into(),
         }
     }
@@ -172,7 +176,7 @@ impl DataPlane {
             constants,
             probe_program: config.probe_program.clone(),
             cgroup,
-            devices: Devices::new(config.device_hook),
+            devices: Devices::new(config.device_hook, config.own_pods),
             inherited,
             quiet,
             monitor: None,
@@ -324,7 +328,7 @@ impl DataPlane {
     /// # Errors
     /// See [`GuardError`].
     pub fn guard_pins(&self) -> Result<cni::facts::Pins, GuardError> {
-        guard::pins(&self.definitions, &self.pins, self.devices.hook())
+        guard::pins(&self.definitions, &self.pins, self.devices.hook(DeviceRole::Pod))
     }
 
     /// Pins the guard's programs for the plugin, puts them on every pod of this thread's network namespace that has a
@@ -334,7 +338,7 @@ impl DataPlane {
     /// # Errors
     /// See [`GuardError`]; what concerns one device only is in the report.
     pub fn repair_guards(&mut self) -> Result<GuardRepair, GuardError> {
-        guard::repair(&self.quiet, &self.handles, &self.pins, self.devices.hook())
+        guard::repair(&self.quiet, &self.handles, &self.pins, self.devices.hook(DeviceRole::Pod))
     }
 
     /// Gives a device the record that [`DataPlane::repair_guards`] missed, from what the plugin noted elsewhere. A record
@@ -346,9 +350,9 @@ impl DataPlane {
         guard::restore(&self.handles, index, value)
     }
 
-    /// How programs get onto devices here.
-    pub fn device_hook(&self) -> DeviceHook {
-        self.devices.hook()
+    /// How programs get onto devices of this role here.
+    pub fn device_hook(&self, role: DeviceRole) -> DeviceHook {
+        self.devices.hook(role)
     }
 
     /// Tells the packet path what it must know of a device; [`proxy_common::device::NODE_DEFAULT`] stands for all
@@ -366,6 +370,14 @@ impl DataPlane {
     /// The map could not be read or written.
     pub fn set_devices(&mut self, values: &BTreeMap<u32, DeviceValue>) -> Result<(), ApplyError> {
         device_values::replace(&self.handles, values)
+    }
+
+    /// Makes the map of egress masquerade hold exactly this. Without [`PacketSettings::masquerade`] nobody reads it.
+    ///
+    /// # Errors
+    /// The map could not be read or written, or is full: then fewer packets are masqueraded than should be.
+    pub fn set_masquerade(&mut self, prefixes: &Masquerade) -> Result<(), ApplyError> {
+        masquerade::replace(&self.handles, prefixes)
     }
 
     /// The decisions of the programs from now on; silent unless [`DataPlane::set_monitor`] is on. One reader at a time,

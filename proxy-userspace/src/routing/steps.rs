@@ -3,10 +3,14 @@
 //!
 //! Pure. Must not know how a step is carried out.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use ipnetwork::IpNetwork;
-use proxy_core::nodes::{Plan, Remark, Target, Tunnel};
+use proxy_core::nodes::{Plan, Remark, Target, Tunnel, TunnelPeer};
 
 use super::{
     DEVICE,
@@ -98,14 +102,36 @@ pub(super) fn metric(network: IpNetwork, target: Target) -> u32 {
 
 /// What to do, and what stands in the way of the rest.
 pub(super) fn steps(plan: &Plan, state: &State) -> (Vec<Step>, BTreeSet<Remark>) {
-    let mut differ = Differ { plan, state, first: Vec::new(), last: Vec::new(), remarks: BTreeSet::new() };
+    let mut differ = Differ { plan, state, order: Order::default(), remarks: BTreeSet::new() };
     let device = differ.device();
     differ.routes(device);
-    differ.tunnel(device);
-    // What is removed goes in the reverse order of what is made.
-    differ.last.reverse();
-    differ.first.append(&mut differ.last);
-    (differ.first, differ.remarks)
+    if let Some(tunnel) = plan.tunnel.as_ref().filter(|_| device != Outcome::Absent) {
+        let fresh = State::default();
+        let has = if device == Outcome::Fresh { &fresh } else { state };
+        differ.addresses(tunnel, has);
+        differ.neighbours(tunnel, has);
+        differ.forwarding(tunnel, has);
+    }
+    (differ.order.in_turn(), differ.remarks)
+}
+
+/// Steps by when their turn is.
+#[derive(Debug, Default)]
+struct Order {
+    device: Vec<Step>,
+    /// What routes need.
+    needs: Vec<Step>,
+    routes: Vec<Step>,
+    stale_routes: Vec<Step>,
+    stale_needs: Vec<Step>,
+    stale_device: Vec<Step>,
+}
+
+impl Order {
+    fn in_turn(self) -> Vec<Step> {
+        let made = [self.device, self.needs, self.routes];
+        made.into_iter().chain([self.stale_routes, self.stale_needs, self.stale_device]).flatten().collect()
+    }
 }
 
 /// The tunnel's device afterwards.
@@ -122,9 +148,7 @@ enum Outcome {
 struct Differ<'a> {
     plan: &'a Plan,
     state: &'a State,
-    first: Vec<Step>,
-    /// In the reverse order.
-    last: Vec<Step>,
+    order: Order,
     remarks: BTreeSet<Remark>,
 }
 
@@ -138,56 +162,55 @@ impl Differ<'_> {
             }
             (None, Some(device)) => {
                 if device.is_vxlan {
-                    self.last.push(Step::RemoveDevice(device.index));
+                    self.order.stale_device.push(Step::RemoveDevice(device.index));
                 }
                 Outcome::Kept(device.index)
             }
             (Some(tunnel), Some(device)) if is_same(tunnel, device) => {
                 if device.mtu != tunnel.mtu || !device.is_up {
-                    self.first.push(Step::MendDevice(tunnel.mtu));
+                    self.order.device.push(Step::MendDevice(tunnel.mtu));
                 }
                 Outcome::Kept(device.index)
             }
             (Some(tunnel), old) => {
-                self.first.extend(old.as_ref().map(|device| Step::RemoveDevice(device.index)));
-                self.first.push(Step::MakeDevice(tunnel.clone()));
+                self.order.device.extend(old.as_ref().map(|device| Step::RemoveDevice(device.index)));
+                self.order.device.push(Step::MakeDevice(tunnel.clone()));
                 Outcome::Fresh
             }
         }
     }
 
-    fn tunnel(&mut self, device: Outcome) {
-        let Some(tunnel) = self.plan.tunnel.as_ref().filter(|_| device != Outcome::Absent) else { return };
-        let fresh = State::default();
-        let state = if device == Outcome::Fresh { &fresh } else { self.state };
-        let neighbours: BTreeSet<(IpAddr, [u8; 6])> = tunnel
-            .peers
-            .iter()
-            .flat_map(|(mac, peer)| peer.gateways.iter().map(move |gateway| (*gateway, *mac)))
-            .collect();
-        let forwarding: BTreeSet<_> = tunnel.peers.iter().map(|(mac, peer)| (*mac, peer.address)).collect();
-        // Before the routes, so in front of what is there; a device that is made comes before all of it.
-        let mut needs: Vec<Step> =
-            tunnel.addresses.difference(&state.inner).map(|address| Step::AddAddress(*address)).collect();
-        let has = |(address, mac): &&(IpAddr, [u8; 6])| state.neighbours.get(address) == Some(mac);
-        needs.extend(neighbours.iter().filter(|it| !has(it)).map(|(ip, mac)| Step::SetNeighbour(*ip, *mac)));
-        needs
-            .extend(forwarding.difference(&state.forwarding).map(|(mac, ip)| Step::SetForwarding(*mac, *ip)));
-        let routes = self.first.iter().position(|step| matches!(step, Step::SetRoute(..)));
-        let place = routes.unwrap_or(self.first.len());
-        self.first.splice(place..place, needs);
-        let wanted: BTreeSet<IpAddr> = neighbours.iter().map(|(address, _)| *address).collect();
-        // Setting an entry replaces what was there for the same Ethernet address.
-        let is_replaced = |mac: &[u8; 6]| {
-            forwarding.iter().any(|entry| entry.0 == *mac && !state.forwarding.contains(entry))
-        };
-        let extra = state.forwarding.difference(&forwarding).filter(|(mac, _)| !is_replaced(mac));
-        let mut undo: Vec<Step> = extra.map(|(mac, ip)| Step::RemoveForwarding(*mac, *ip)).collect();
-        let extra = state.neighbours.keys().filter(|address| !wanted.contains(address));
-        undo.extend(extra.map(|address| Step::RemoveNeighbour(*address)));
+    fn addresses(&mut self, tunnel: &Tunnel, state: &State) {
+        let missing = tunnel.addresses.difference(&state.inner);
+        self.order.needs.extend(missing.map(|address| Step::AddAddress(*address)));
         let extra = state.inner.difference(&tunnel.addresses);
-        undo.extend(extra.map(|address| Step::RemoveAddress(*address)));
-        self.last.splice(0..0, undo);
+        self.order.stale_needs.extend(extra.map(|address| Step::RemoveAddress(*address)));
+    }
+
+    fn neighbours(&mut self, tunnel: &Tunnel, state: &State) {
+        let of_peer = |(mac, peer): (&[u8; 6], &TunnelPeer)| {
+            let mac = *mac;
+            peer.gateways.iter().map(move |gateway| (*gateway, mac)).collect::<Vec<_>>()
+        };
+        let wanted: BTreeMap<IpAddr, [u8; 6]> = tunnel.peers.iter().flat_map(of_peer).collect();
+        let missing = wanted.iter().filter(|(address, mac)| state.neighbours.get(address) != Some(mac));
+        self.order.needs.extend(missing.map(|(address, mac)| Step::SetNeighbour(*address, *mac)));
+        let extra = state.neighbours.keys().filter(|address| !wanted.contains_key(address));
+        self.order.stale_needs.extend(extra.map(|address| Step::RemoveNeighbour(*address)));
+    }
+
+    fn forwarding(&mut self, tunnel: &Tunnel, state: &State) {
+        let entry = |mac: &[u8; 6]| Some((*mac, tunnel.peers.get(mac)?.address));
+        let is_there = |mac: &[u8; 6]| entry(mac).is_some_and(|entry| state.forwarding.contains(&entry));
+        let missing = tunnel.peers.iter().filter(|(mac, _)| !is_there(mac));
+        self.order.needs.extend(missing.map(|(mac, peer)| Step::SetForwarding(*mac, peer.address)));
+        // Setting an entry replaces what was there for the same Ethernet address.
+        let is_extra = |(mac, address): &&([u8; 6], IpAddr)| match entry(mac) {
+            Some(wanted) => wanted != (*mac, *address) && is_there(mac),
+            None => true,
+        };
+        let extra = state.forwarding.iter().filter(is_extra);
+        self.order.stale_needs.extend(extra.map(|(mac, address)| Step::RemoveForwarding(*mac, *address)));
     }
 
     fn routes(&mut self, device: Outcome) {
@@ -199,7 +222,7 @@ impl Differ<'_> {
             let is_replaced = target.is_some_and(|target| metric(route.network, *target) == route.metric);
             let goes_with_device = device == Outcome::Fresh && self.is_by_tunnel(route);
             if !is_replaced && !goes_with_device {
-                self.last.push(Step::RemoveRoute(route.clone()));
+                self.order.stale_routes.push(Step::RemoveRoute(route.clone()));
             }
         }
     }
@@ -230,7 +253,7 @@ impl Differ<'_> {
             is_onlink: matches!(target, Target::Tunnel { .. }),
         };
         if !self.state.routes.contains(&wanted) {
-            self.first.push(Step::SetRoute(network, target));
+            self.order.routes.push(Step::SetRoute(network, target));
         }
     }
 

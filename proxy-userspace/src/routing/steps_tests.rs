@@ -1,9 +1,5 @@
 //! Steps against a kernel in memory: each leaves what the plan says, in an order in which nothing is missing.
 
-use std::collections::BTreeMap;
-
-use proxy_core::nodes::TunnelPeer;
-
 use super::*;
 
 /// Index of a device that is there; one that is made anew has another.

@@ -1,6 +1,7 @@
 //! The verbs over a machine in memory: what each does is in a file of its own, what all share is here.
 
 mod add;
+mod any_input;
 mod del;
 mod delegated;
 mod faults;

@@ -1,0 +1,166 @@
+//! Egress masquerade: what a pod of this node sends out of the cluster leaves with the node's address and a port of its
+//! own, so that answers come back.
+//!
+//! The flow is a record like a Service's, whose frontend is its backend: answers are found and translated by the same
+//! code. The kernel's stack has routed the packet before, and routes the answer afterwards. Must not know how ports are
+//! found or bytes rewritten.
+
+use proxy_common::{
+    BackendValue, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, Scope, ServiceValue, Way,
+    names::PROBE_SLOT,
+};
+
+use crate::{
+    Work,
+    env::{Env, Packet},
+    errors, flow,
+    forward::{complete, drop},
+    fragment, lookup,
+    parse::{Fragment, Parsed},
+    select, source_port,
+    source_port::Assigned,
+    state::{self, ACK, FIN, RST, SYN, TCP},
+    translate::rewrite_source,
+    wire::Wire,
+    work::{Next, Verdict},
+};
+
+/// It is not ours.
+const LEAVE: Next = Next::Done(Verdict::Pass);
+
+/// A packet that leaves the node and belongs to no flow of a Service.
+#[inline(always)]
+pub(crate) fn leaving<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
+    if matches!(parsed, Parsed::IcmpError) {
+        return errors::about_masqueraded(env, work);
+    }
+    let next = find(env, work, parsed);
+    if matches!(next, Next::Masquerade) { begin(env, work) } else { next }
+}
+
+/// What is asked first is what most packets answer: another pod is told by two comparisons, a flow that is known by its
+/// key alone.
+#[inline(never)]
+fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
+    let destination = work.outer.destination;
+    if lookup::inside(env, destination) {
+        return LEAVE;
+    }
+    if matches!(parsed, Parsed::Later) {
+        flow::read_clock(env, work);
+        if !fragment::recall(env, work) {
+            return if concerns(env, work) { give_up(env, Counter::DroppedFragment) } else { LEAVE };
+        }
+    }
+    work.key = flow::key(work, Way::Forward);
+    if flow::find(env, work) {
+        if !work.flow.flags().has(FlowFlags::MASQUERADED) {
+            return LEAVE;
+        }
+        if !begins_anew(work) {
+            return Next::CarryOut;
+        }
+        flow::retire(env, work);
+    }
+    let answers_echo = work.outer.protocol == A::ICMP && !A::is_echo(work.outer.icmp_type);
+    if answers_echo || !concerns(env, work) { LEAVE } else { Next::Masquerade }
+}
+
+/// Whether a pod of this node sends it to somebody who does not see pods' own addresses.
+#[inline(always)]
+fn concerns<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
+    let (source, destination) = (work.outer.source, work.outer.destination);
+    env.masquerade(&MasqueradeKey { address: source.to_mapped() }) == MasqueradeKind::Pod as u32
+        && destination.is_one_host()
+        && !destination.is_link_local()
+        && env.masquerade(&MasqueradeKey { address: destination.to_mapped() }) == 0
+}
+
+/// Whether the pod's port begins a new life: with a connection after the one that has ended, or with one of its own after
+/// one that it answered.
+#[inline(always)]
+fn begins_anew<A: Wire>(work: &Work<A>) -> bool {
+    let flags = work.outer.tcp_flags;
+    if work.outer.protocol != TCP || work.outer.fragment == Fragment::Later as u8 || flags & SYN == 0 {
+        return false;
+    }
+    let ended = work.flow.state == FlowState::Closing as u8 || work.flow.state == FlowState::HalfClosed as u8;
+    let translated = work.flow.flags().has(FlowFlags::SOURCE_IS_NODE);
+    ended || translated != state::opens(flags)
+}
+
+/// Whether a TCP packet accepts somebody's connection. Without a flow it is one from outside straight to the pod, whose
+/// address must stay what was asked for.
+#[inline(always)]
+fn accepts(tcp_flags: u8) -> bool {
+    tcp_flags & (SYN | ACK | RST | FIN) == SYN | ACK
+}
+
+/// A new flow.
+#[inline(never)]
+fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
+    let tcp = work.outer.protocol == TCP;
+    let flags = work.outer.tcp_flags;
+    let opening = !tcp || state::opens(flags);
+    if work.outer.fragment == Fragment::Later as u8 {
+        return give_up(env, Counter::DroppedFragment);
+    }
+    if !opening && !accepts(flags) && !state::continues(flags) {
+        return give_up(env, Counter::DroppedNoFlow);
+    }
+    work.service = ServiceValue::EMPTY;
+    work.scope = Scope::Internal as u32;
+    work.backend = BackendValue {
+        address: work.outer.destination,
+        port: work.outer.destination_port,
+        ..BackendValue::FREE
+    };
+    work.backend_id = PROBE_SLOT;
+    work.hash = select::hash(work);
+    flow::read_clock(env, work);
+    match make(env, work) {
+        Assigned::Yes => (),
+        failed => return give_up(env, failed.counter()),
+    }
+    env.count(if opening || accepts(flags) { Counter::FlowNew } else { Counter::FlowRebuilt });
+    Next::CarryOut
+}
+
+/// Makes the flow's record and enters its keys.
+#[inline(always)]
+fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
+    if !flow::find_place(env, work) {
+        return Assigned::NoPlace;
+    }
+    flow::begin(env, work);
+    work.flow.flags |= FlowFlags::MASQUERADED;
+    let own = work.outer.protocol == TCP && accepts(work.outer.tcp_flags);
+    let assigned = if own { source_port::keep(env, work) } else { source_port::masquerade(env, work) };
+    complete(env, work, assigned)
+}
+
+/// Gives the packet the source of `Work::flow`.
+#[inline(never)]
+pub(crate) fn carry<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
+    if work.outer.fragment == Fragment::First as u8 {
+        fragment::remember(env, work);
+    }
+    if work.outer.fragment != Fragment::Later as u8 {
+        state::client_sent(&mut work.flow, &work.outer);
+    }
+    flow::touch(env, work);
+    if !work.flow.flags().has(FlowFlags::SOURCE_IS_NODE) {
+        return Verdict::Pass;
+    }
+    let (source, port) = (work.flow.source, work.flow.source_port);
+    if !rewrite_source(env, &mut work.outer, source, port) {
+        return drop(env, Counter::DroppedRewrite);
+    }
+    env.count(Counter::PacketForward);
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn give_up<E: Packet>(env: &mut E, reason: Counter) -> Next {
+    Next::Done(drop(env, reason))
+}
