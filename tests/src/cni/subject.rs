@@ -85,7 +85,7 @@ impl Subject {
             Kind::Sheave => json!({ "name": "pods", "type": "sheave-cni", "runDir": state }),
             Kind::Ptp => json!({ "name": "pods", "type": "ptp", "ipam": ipam }),
             Kind::Bridge => json!({
-                "name": "pods", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipam": ipam,
+                "name": "pods", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam,
             }),
         }
     }
