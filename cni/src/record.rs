@@ -43,8 +43,9 @@ impl AttachmentId {
     }
 
     fn mac(&self, first: u8) -> Mac {
-        let [.., a, b, c, d, e] = self.hash().to_be_bytes();
-        Mac([first, a, b, c, d, e])
+        let hash = self.hash();
+        let byte = |number: u32| u8::try_from(hash >> (8 * number) & 0xff).unwrap_or_default();
+        Mac([first, byte(4), byte(3), byte(2), byte(1), byte(0)])
     }
 }
 

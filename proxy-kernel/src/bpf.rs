@@ -1,6 +1,5 @@
 //! The few bpf(2) calls that aya 0.14 does not offer: links that are updated in place, pins opened read-only, an
-//! iterator over one map, batched reading, program details, who is attached to a device; and those on one element of a
-//! map, for a program that shall start in a millisecond.
+//! iterator over one map, batched reading, program details, who is attached to a device.
 //!
 //! Every attribute struct is the beginning of the kernel's `union bpf_attr` for its command (linux/bpf.h); the kernel
 //! takes the rest as zero. Must not know what the objects are for.
@@ -10,7 +9,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -21,7 +20,7 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_info};
 /// Commands of bpf(2), `enum bpf_cmd`.
 #[derive(Clone, Copy)]
 #[repr(i32)]
-enum Command {
+pub(crate) enum Command {
     MapCreate = 0,
     ElementLookup = 1,
     ElementUpdate = 2,
@@ -96,7 +95,7 @@ struct LinkUpdateAttr {
 }
 
 #[repr(C)]
-struct InfoAttr {
+pub(crate) struct InfoAttr {
     fd: u32,
     len: u32,
     info: u64,
@@ -178,7 +177,7 @@ impl LinkInfo {
 /// # Safety
 /// `attr` must be the beginning of the kernel's attribute for `command`, and every address in it must be valid for
 /// what the command does with it.
-unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<i64> {
+pub(crate) unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<i64> {
     // SAFETY: the caller vouches for the attribute; its size is passed along.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command as i32, std::ptr::from_mut(attr), size_of::<T>()) };
@@ -195,7 +194,7 @@ unsafe fn bpf_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+pub(crate) fn number(fd: BorrowedFd<'_>) -> u32 {
     // Descriptors are never negative.
     fd.as_raw_fd().unsigned_abs()
 }
@@ -341,106 +340,8 @@ pub fn size<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
-fn info_attr<T>(object: BorrowedFd<'_>, info: &mut T) -> InfoAttr {
+pub(crate) fn info_attr<T>(object: BorrowedFd<'_>, info: &mut T) -> InfoAttr {
     InfoAttr { fd: number(object), len: size::<T>(), info: std::ptr::from_mut(info) as u64 }
-}
-
-#[repr(C)]
-struct ElementAttr {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// A map that was opened, and the sizes of its keys and values, which the calls on elements rely on.
-#[derive(Debug)]
-pub struct ElementMap {
-    map: OwnedFd,
-    key: usize,
-    value: usize,
-}
-
-impl ElementMap {
-    /// Opens a pinned map that is not per CPU.
-    ///
-    /// # Errors
-    /// It is not there (`ENOENT`), or may not be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let map = open_pin(path, Access::Full)?;
-        let mut info = MapInfo::default();
-        let mut attr = info_attr(map.as_fd(), &mut info);
-        // SAFETY: `info` outlives the call and the kernel writes no more than its size; integers of any value are valid.
-        unsafe { bpf(Command::InfoByFd, &mut attr) }?;
-        Ok(Self { map, key: info.key_size as usize, value: info.value_size as usize })
-    }
-
-    /// The value of a key, `None` if there is none.
-    ///
-    /// # Errors
-    /// The key has not the map's size, or the kernel refused.
-    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut value = vec![0; self.value];
-        let mut attr = self.attr(key, value.as_mut_ptr() as u64)?;
-        // SAFETY: key and value outlive the call and have the sizes that the kernel told of the map.
-        match unsafe { bpf(Command::ElementLookup, &mut attr) } {
-            Ok(_) => Ok(Some(value)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sets the value of a key. `E2BIG`: the map is full.
-    ///
-    /// # Errors
-    /// Key or value have not the map's sizes, or the kernel refused.
-    pub fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        if value.len() != self.value {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let mut attr = self.attr(key, value.as_ptr() as u64)?;
-        // SAFETY: key and value outlive the call and have the sizes that the kernel told of the map.
-        unsafe { bpf(Command::ElementUpdate, &mut attr) }.map(drop)
-    }
-
-    /// Removes a key; one that is not there is fine.
-    ///
-    /// # Errors
-    /// The key has not the map's size, or the kernel refused.
-    pub fn remove(&self, key: &[u8]) -> io::Result<()> {
-        let mut attr = self.attr(key, 0)?;
-        // SAFETY: the key outlives the call and has the size that the kernel told of the map.
-        match unsafe { bpf(Command::ElementDelete, &mut attr) } {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-
-    fn attr(&self, key: &[u8], value: u64) -> io::Result<ElementAttr> {
-        if key.len() != self.key {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        Ok(ElementAttr {
-            map: number(self.map.as_fd()),
-            padding: 0,
-            key: key.as_ptr() as u64,
-            value,
-            flags: 0,
-        })
-    }
-}
-
-/// The beginning of `struct bpf_map_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-struct MapInfo {
-    kind: u32,
-    id: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
 }
 
 /// Opens a program by its id.

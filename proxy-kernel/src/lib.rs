@@ -3,6 +3,7 @@
 //! Thin: one function a call, errors as the kernel gives them. Must not know Services, pods, or why anything is called.
 
 pub mod bpf;
+pub mod element;
 mod netns;
 
 pub use netns::{netns_cookie, netns_cookie_of};

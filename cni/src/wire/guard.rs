@@ -9,7 +9,10 @@ use std::{
 };
 
 use proxy_common::{ENDPOINT_SCHEMA_HASH, EndpointValue, names};
-use proxy_kernel::bpf::{self, Access, ElementMap};
+use proxy_kernel::{
+    bpf::{self, Access},
+    element::ElementMap,
+};
 
 use super::{WireError, filter, netlink::Rtnetlink, plan::Side};
 use crate::facts::Pins;

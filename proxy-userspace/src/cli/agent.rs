@@ -13,6 +13,7 @@ use proxy_core::{
     desired::{self, NodePortAddresses},
     diff,
     model::{self, Source},
+    nodes::Plan,
 };
 use tokio::{
     runtime,
@@ -24,8 +25,8 @@ use tracing::{info, warn};
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, pod_keeper::PodKeeper, scrape, shortage,
-    with_causes,
+    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, masquerade_keeper::MasqueradeKeeper,
+    pod_keeper::PodKeeper, scrape, shortage, with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -63,7 +64,8 @@ pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
 /// what leaves this node is concerned.
 fn masquerade(config: &Config, data_plane: &mut DataPlane) -> Result<(), CliError> {
     let packet = &config.packet;
-    if packet.settings.masquerade == 0 {
+    // Of pods that our plugin wires the router tells; until then what an earlier agent wrote is right.
+    if packet.settings.masquerade == 0 || config.pods.enabled {
         return Ok(());
     }
     if packet.masquerade.pods.is_empty() {
@@ -232,8 +234,20 @@ impl Parts {
         };
         let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
         let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        if config.packet.settings.masquerade != 0 {
+            task::spawn(self.masquerade_keeper(config, router.plans()).run());
+        }
         task::spawn(router.run());
         Ok(Some(sender))
+    }
+
+    fn masquerade_keeper(
+        &self,
+        config: &Config,
+        plans: watch_value::Receiver<Option<Arc<Plan>>>,
+    ) -> MasqueradeKeeper {
+        let (data_plane, exempt) = (Arc::clone(&self.data_plane), config.packet.masquerade.exempt.clone());
+        MasqueradeKeeper { data_plane, exempt, plans }
     }
 
     /// The result is ready when the source of objects has ended, which it must not.

@@ -13,6 +13,7 @@ mod install_cni;
 mod keeper;
 mod local_ports;
 mod logging;
+mod masquerade_keeper;
 mod monitor;
 mod pod_keeper;
 mod render;

@@ -56,6 +56,13 @@ impl Reader<'_> {
         Ok(PacketConfig { selection, socket_lb, settings, pacing, masquerade, snat_ports, node_port_range })
     }
 
+    fn masquerades(&self) -> Result<bool, ConfigError> {
+        if self.text("masquerade").as_deref() == Some("auto") {
+            return self.checked("pod-network", yes_or_no);
+        }
+        self.checked("masquerade", |text| yes_or_no(text).map_err(|_| "expected `auto`, `true` or `false`"))
+    }
+
     fn ports(&self) -> Result<(PortRange, PortRange), ConfigError> {
         let (snat, nodes): (PortRange, PortRange) =
             (self.parsed("snat-ports")?, self.parsed("node-port-range")?);
@@ -74,7 +81,7 @@ impl Reader<'_> {
         let time_out = |name| self.number(name, 1..=LONGEST);
         let settings = PacketSettings {
             masquerade_all: self.checked("masquerade-all", yes_or_no)?.into(),
-            masquerade: self.checked("masquerade", yes_or_no)?.into(),
+            masquerade: self.masquerades()?.into(),
             source_port_first: snat.first.into(),
             source_port_count: snat.count(),
             tcp_new_s: time_out("tcp-syn-timeout")?,

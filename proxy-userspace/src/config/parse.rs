@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
         self.entry(name).map_or(Origin::Default, |entry| entry.origin)
     }
 
-    fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&self, name: &str) -> Option<String> {
         self.entry(name)?.value.clone()
     }
 

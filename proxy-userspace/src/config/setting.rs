@@ -162,14 +162,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     text(
         "masquerade",
-        "BOOL",
-        "false",
-        "Whether what pods send out of the cluster gets the node's address as its source",
+        "MODE",
+        "auto",
+        "Whether what pods send out of the cluster gets the node's address as its source, `true` or `false`; auto: with `pod-network`",
     ),
     absent(
         "non-masquerade-cidrs",
         "PREFIX,...",
-        "Destinations outside of `cluster-cidr` that see the pods' own addresses",
+        "Destinations outside of the cluster that see the pods' own addresses",
     ),
     text(
         "snat-ports",
