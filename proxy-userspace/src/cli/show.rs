@@ -102,7 +102,9 @@ fn dead_status(view: &View, error: &ClientError) -> StatusView {
 
 /// `None` if the device is gone, or in another network namespace than this command.
 fn device_name(index: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+    let name = nix::net::if_::if_indextoname(index).ok()?.into_string().ok();
+    // nix 0.31 does not see that the call failed.
+    name.filter(|name| !name.is_empty())
 }
 
 fn programs(links: &[LinkStatus]) -> Subsystem {
