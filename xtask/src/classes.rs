@@ -217,14 +217,18 @@ mod tests {
     #[test]
     fn a_root_class_is_the_test_target_of_its_name_and_runs_one_test_at_a_time() {
         let workspace = Workspace::locate().unwrap();
-        let commands = commands(&workspace, &workspace.metadata().unwrap(), Class::Datapath).unwrap();
-        let [command] = commands.as_slice() else { panic!("one command") };
-        assert_eq!(arguments(command), "test --workspace --exclude xtask --no-fail-fast --test datapath --");
-        assert!(
-            command
-                .get_envs()
-                .any(|(name, value)| name == "RUST_TEST_THREADS" && value == Some("1".as_ref()))
-        );
+        let metadata = workspace.metadata().unwrap();
+        let cases = [(Class::Packet, "--test packet"), (Class::Datapath, "--test datapath --test routing")];
+        for (class, targets) in cases {
+            let commands = commands(&workspace, &metadata, class).unwrap();
+            let [command] = commands.as_slice() else { panic!("one command") };
+            let wanted = format!("test --workspace --exclude xtask --no-fail-fast {targets} --");
+            assert_eq!(arguments(command), wanted);
+            let is_serial = |(name, value): (&std::ffi::OsStr, Option<&std::ffi::OsStr>)| {
+                name == "RUST_TEST_THREADS" && value == Some("1".as_ref())
+            };
+            assert!(command.get_envs().any(is_serial));
+        }
     }
 
     #[test]
