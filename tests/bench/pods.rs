@@ -32,6 +32,9 @@ struct Route {
     address: IpAddr,
 }
 
+/// Does one kind of work with what listens there: how much in a second.
+type Slice = fn(SocketAddr) -> Result<f64>;
+
 pub(crate) fn run(plugin: &Path, rounds: usize) -> Result<()> {
     let (host, mut lab) = (Host::new()?, Lab::new()?);
     let (client, server) = (lab.pod("client")?, lab.pod("server")?);
@@ -69,7 +72,7 @@ fn measure(paths: &[Route], rounds: usize) -> Result<()> {
     println!(
         "| what | path | a second, median | ratio to plain: median (min, max) |\n| --- | --- | ---: | ---: |"
     );
-    let kinds: [(&str, fn(SocketAddr) -> Result<f64>, u16); 3] =
+    let kinds: [(&str, Slice, u16); 3] =
         [("TCP_RR", round_trips, 7001), ("TCP_CRR", connections, 7001), ("stream, MB", stream, 7002)];
     for path in paths {
         serve(path, 7001, answer)?;

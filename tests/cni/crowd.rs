@@ -35,7 +35,7 @@ fn crowd(candidate: &Candidate, count: usize) -> Result<()> {
     let config = stage.config(candidate.newest());
     let before = stage.census()?;
     let pods: Vec<Pod> = (0..count).map(|_| stage.pod()).collect::<Result<_>>()?;
-    let results = each(&pods, |pod| Ok(addresses_of(&stage.add(&config, pod)?)?))?;
+    let results = each(&pods, |pod| addresses_of(&stage.add(&config, pod)?))?;
     let addresses: BTreeSet<&String> = results.iter().flatten().collect();
     ensure!(addresses.len() == 2 * count, "{} addresses for {count} pods", addresses.len());
     for (pod, addresses) in pods.iter().zip(&results).step_by(count / 20) {

@@ -47,13 +47,13 @@ pub(crate) fn cases() -> Vec<Case> {
             released(candidate, |stage, config, pod| stage.del(config, &pod))
         }),
         ("DEL with a result of null releases everything", |candidate| {
-            released_with(candidate, "prevResult", Value::Null)
+            released_with(candidate, "prevResult", &Value::Null)
         }),
         ("DEL with a damaged result releases everything", |candidate| {
-            released_with(candidate, "prevResult", json!({ "cniVersion": "9.9.9", "ips": 7 }))
+            released_with(candidate, "prevResult", &json!({ "cniVersion": "9.9.9", "ips": 7 }))
         }),
         ("DEL after the configuration changed releases everything", |candidate| {
-            released_with(candidate, "mtu", json!(1280))
+            released_with(candidate, "mtu", &json!(1280))
         }),
         ("DEL after the interface was renamed releases everything", |candidate| {
             released(candidate, |stage, config, pod| {
@@ -91,7 +91,7 @@ fn released(candidate: &Candidate, end: impl Fn(&Stage, &Value, Pod) -> Result<(
 }
 
 /// The same with one key of the configuration changed between ADD and DEL.
-fn released_with(candidate: &Candidate, key: &str, value: Value) -> Result<()> {
+fn released_with(candidate: &Candidate, key: &str, value: &Value) -> Result<()> {
     released(candidate, |stage, config, pod| {
         let mut config = config.clone();
         config[key] = value.clone();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sheave_tests::cni::{Call, Pod, Stage, exchange};
 
 use crate::add::addresses_of;
-use crate::suite::{Candidate, Case, unchanged};
+use crate::suite::{Candidate, Case, Named, unchanged};
 
 const VALID: &str = "cni.dev/valid-attachments";
 
@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]);
-    let newer: [(&str, fn(&Candidate) -> Result<()>); 16] = [
+    let newer: [Named<'_>; 16] = [
         ("STATUS says nothing while everything works", status_is_silent),
         ("STATUS needs neither container, namespace nor path", status_needs_nothing),
         ("STATUS without a running agent has code 50", status_without_an_agent),

@@ -175,7 +175,7 @@ const fn row(
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
-    let rows = ROWS.iter().map(|row| row.case()).chain(NEWER.iter().map(|row| row.case().since("1.1.0")));
+    let rows = ROWS.iter().map(Row::case).chain(NEWER.iter().map(|row| row.case().since("1.1.0")));
     let words = WORDS.iter().map(|&(rule, name, word)| {
         Case::new(rule, move |candidate| {
             let change = |_: &Stage, call: Call, _: Value| Ok(call.set(name, word));

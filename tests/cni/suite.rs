@@ -44,8 +44,11 @@ impl Case {
     }
 }
 
+/// A rule and the function that tries it.
+pub(crate) type Named<'a> = (&'a str, fn(&Candidate) -> Result<()>);
+
 /// Makes a list of cases out of sentences and functions.
-pub(crate) fn cases(list: &[(&str, fn(&Candidate) -> Result<()>)]) -> Vec<Case> {
+pub(crate) fn cases(list: &[Named<'_>]) -> Vec<Case> {
     list.iter().map(|(rule, question)| Case::new(rule, *question)).collect()
 }
 

@@ -60,8 +60,8 @@ fn follow(pid: Pid, limit: usize) -> Result<End> {
                 }
                 (thread, None)
             }
-            WaitStatus::PtraceEvent(thread, ..) => (thread, None),
-            WaitStatus::Stopped(thread, Signal::SIGSTOP | Signal::SIGTRAP) => (thread, None),
+            WaitStatus::PtraceEvent(thread, ..)
+            | WaitStatus::Stopped(thread, Signal::SIGSTOP | Signal::SIGTRAP) => (thread, None),
             WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
             _ => continue,
         };

@@ -115,7 +115,8 @@ impl Plugin {
             let output = child.wait_with_output();
             drop(ended);
             let hung = watchdog.join().unwrap_or(true);
-            if hung { bail!("{} hung for {LIMIT:?}", self.program.display()) } else { Ok(output?) }
+            ensure!(!hung, "{} hung for {LIMIT:?}", self.program.display());
+            Ok(output?)
         })?;
         Ok(Answer {
             status: output.status.code(),

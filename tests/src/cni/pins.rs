@@ -96,7 +96,7 @@ struct Create {
 fn map(key_size: u32, value_size: u32) -> Result<OwnedFd> {
     let mut create =
         Create { map_type: BPF_MAP_TYPE_HASH, key_size, value_size, max_entries: MAP_SIZE, rest: [0; 14] };
-    owned(call(BPF_MAP_CREATE, &mut create).context("cannot make a map (root needed)")?)
+    Ok(owned(call(BPF_MAP_CREATE, &mut create).context("cannot make a map (root needed)")?))
 }
 
 /// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs.
@@ -117,7 +117,7 @@ fn program() -> Result<OwnedFd> {
         license: c"GPL".as_ptr() as u64,
         rest: [0; 14],
     };
-    owned(call(BPF_PROG_LOAD, &mut load).context("cannot load a program (root needed)")?)
+    Ok(owned(call(BPF_PROG_LOAD, &mut load).context("cannot load a program (root needed)")?))
 }
 
 /// The part of `union bpf_attr` that `BPF_MAP_GET_NEXT_KEY` needs.
@@ -153,7 +153,7 @@ fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> 
     libc::c_int::try_from(result).map_err(io::Error::other)
 }
 
-fn owned(descriptor: libc::c_int) -> Result<OwnedFd> {
+fn owned(descriptor: libc::c_int) -> OwnedFd {
     // SAFETY: the kernel has just given this descriptor to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use cni::facts::{self, NodeFacts, VERSION};
 use nix::fcntl::{Flock, FlockArg};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call};
 use super::census::{Census, ask};
@@ -146,9 +146,10 @@ impl Stage {
     pub fn age(&self) -> Result<()> {
         for entry in fs::read_dir(self.state().join("cni/attachments"))? {
             let path = entry?.path();
-            let mut record: Value = serde_json::from_slice(&fs::read(&path)?)?;
-            record["since"] = json!(record["since"].as_u64().context("no time")?.saturating_sub(3_600));
-            fs::write(&path, record.to_string())?;
+            let mut record: Map<String, Value> = serde_json::from_slice(&fs::read(&path)?)?;
+            let since = record.get("since").and_then(Value::as_u64).context("a record without a time")?;
+            record.insert("since".to_owned(), json!(since.saturating_sub(3_600)));
+            fs::write(&path, serde_json::to_vec(&record)?)?;
         }
         Ok(())
     }
@@ -171,9 +172,7 @@ impl Stage {
     #[must_use]
     pub fn config(&self, version: &str) -> Value {
         let ranges: Vec<&str> = self.ranges.iter().map(String::as_str).collect();
-        let mut config = self.subject.config(&self.state(), &ranges);
-        config["cniVersion"] = json!(version);
-        config
+        self.subject.config(&self.state(), &ranges, version)
     }
 
     /// A namespace for a pod with a container id of its own.
@@ -336,24 +335,24 @@ impl Standin {
         thread::spawn(move || {
             for stream in listener.incoming().take_while(|_| !ends.load(Ordering::Relaxed)) {
                 // A plugin that went away is looked at by its own test.
-                let _ = stream.and_then(answer);
+                let _ = stream.and_then(|stream| answer(&stream));
             }
         });
         Ok(standin)
     }
 }
 
-fn answer(stream: std::os::unix::net::UnixStream) -> io::Result<()> {
+fn answer(mut stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    BufReader::new(&stream).read_line(&mut String::new())?;
-    (&stream).write_all(b"\"done\"\n")
+    BufReader::new(stream).read_line(&mut String::new())?;
+    stream.write_all(b"\"done\"\n")
 }
 
 impl Drop for Standin {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Relaxed);
         // Wakes the listener, which then ends; an error means that it has.
-        let _ = std::os::unix::net::UnixStream::connect(&self.socket);
+        let _ = UnixStream::connect(&self.socket);
         let _ = fs::remove_file(&self.socket);
     }
 }

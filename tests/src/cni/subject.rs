@@ -71,9 +71,9 @@ impl Subject {
         Self { kind, plugin: Plugin::new(program), folder: folder.to_owned() }
     }
 
-    /// The network configuration without a version, for a state folder and these pod ranges.
+    /// The network configuration of this version, for a state folder and these pod ranges.
     #[must_use]
-    pub fn config(&self, state: &Path, ranges: &[&str]) -> Value {
+    pub fn config(&self, state: &Path, ranges: &[&str], version: &str) -> Value {
         let ranges: Vec<Value> = ranges.iter().map(|range| json!([{ "subnet": range }])).collect();
         let ipam = json!({
             "type": "host-local",
@@ -82,10 +82,12 @@ impl Subject {
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         });
         match self.kind {
-            Kind::Sheave => json!({ "name": "pods", "type": "sheave-cni", "runDir": state }),
-            Kind::Ptp => json!({ "name": "pods", "type": "ptp", "ipam": ipam }),
+            Kind::Sheave => {
+                json!({ "cniVersion": version, "name": "pods", "type": "sheave-cni", "runDir": state })
+            }
+            Kind::Ptp => json!({ "cniVersion": version, "name": "pods", "type": "ptp", "ipam": ipam }),
             Kind::Bridge => json!({
-                "name": "pods", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam,
+                "cniVersion": version, "name": "pods", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam,
             }),
         }
     }
