@@ -134,7 +134,8 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     let is_error = matches!(parsed, Parsed::IcmpError);
     let masquerades = matches!(place, Place::Node) && setting!(env, masquerade) != 0;
     let is_echo = matches!(parsed, Parsed::Echo);
-    if !is_error && !matches!(parsed, Parsed::Ports | Parsed::Later) && !(is_echo && masquerades) {
+    let may_be_ours = matches!(parsed, Parsed::Ports | Parsed::Later | Parsed::IcmpError);
+    if !may_be_ours && !(is_echo && masquerades) {
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;

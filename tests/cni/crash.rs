@@ -42,16 +42,9 @@ fn every_place(candidate: &Candidate, places: usize) -> Result<()> {
         let calls = place.whole(verb)?;
         let step = calls.div_ceil(places);
         eprintln!("{verb}: {calls} system calls, killed after every {step}.");
-<<<<<<< HEAD
-        for limit in (1..=calls).step_by(step) {
-            place
-                .tried(verb, limit, (limit / step).is_multiple_of(2))
-                .with_context(|| format!("{verb} killed after call {limit} of {calls}"))?;
-=======
         for (number, limit) in (1..=calls).step_by(step).enumerate() {
             let tried = place.tried(verb, limit, number % 2 == 1);
             tried.with_context(|| format!("{verb} killed after call {limit} of {calls}"))?;
->>>>>>> cnitests
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ mod devices;
 mod errors;
 mod loops;
 mod manifests;
+mod masquerade;
 mod plain;
 mod pressure;
 mod scenarios;

@@ -1,0 +1,89 @@
+//! Tells the packet path whose packets leave the cluster with the node's address, from the plans of the router.
+//!
+//! Must not know how a plan comes about.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ipnetwork::IpNetwork;
+use proxy_core::nodes::{Plan, Target};
+use tokio::{sync::watch, task, time};
+use tracing::warn;
+
+use super::with_causes;
+use crate::dataplane::{DataPlane, Masquerade};
+
+/// Pause before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub(super) struct MasqueradeKeeper {
+    pub(super) data_plane: Arc<Mutex<DataPlane>>,
+    /// Destinations that the administrator exempts besides.
+    pub(super) exempt: Vec<IpNetwork>,
+    pub(super) plans: watch::Receiver<Option<Arc<Plan>>>,
+}
+
+impl MasqueradeKeeper {
+    /// Keeps on until nobody plans any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let plan = self.plans.borrow_and_update().clone();
+            let failed = match plan {
+                Some(plan) => self.tell(&plan).await.err(),
+                None => None,
+            };
+            if let Some(reason) = &failed {
+                warn!(reason, "cannot tell the prefixes of egress masquerade; trying again");
+            }
+            tokio::select! {
+                changed = self.plans.changed() => if changed.is_err() { return },
+                () = time::sleep(RETRY), if failed.is_some() => {}
+            }
+        }
+    }
+
+    async fn tell(&self, plan: &Plan) -> Result<(), String> {
+        let (data_plane, prefixes) = (Arc::clone(&self.data_plane), prefixes(plan, &self.exempt));
+        let told = task::spawn_blocking(move || {
+            let mut data_plane = data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+            data_plane.set_masquerade(&prefixes).map_err(|error| with_causes(&error))
+        });
+        told.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
+
+/// Pods of every node see each other's addresses, and so do nodes to which packets go without a tunnel: through one, an
+/// answer would come another way than the question went.
+fn prefixes(plan: &Plan, exempt: &[IpNetwork]) -> Masquerade {
+    let mut exempt = exempt.to_vec();
+    for (network, target) in &plan.routes {
+        exempt.push(*network);
+        if let Target::Direct { gateway, .. } = target {
+            exempt.push((*gateway).into());
+        }
+    }
+    Masquerade { pods: plan.pod_cidrs.clone(), exempt }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_all_nodes_and_nodes_without_a_tunnel_see_a_pods_own_address() {
+        let network = |text: &str| text.parse::<IpNetwork>().unwrap();
+        let gateway = |text: &str| text.parse().unwrap();
+        let mut plan = Plan { pod_cidrs: vec![network("10.244.1.0/24")], ..Plan::default() };
+        let direct = Target::Direct { gateway: gateway("192.0.2.12"), device: 2 };
+        plan.routes.insert(network("10.244.2.0/24"), direct);
+        let tunnel = Target::Tunnel { gateway: gateway("10.244.3.0") };
+        plan.routes.insert(network("10.244.3.0/24"), tunnel);
+        let told = prefixes(&plan, &[network("198.51.100.0/24")]);
+        assert_eq!(told.pods, plan.pod_cidrs);
+        let exempt = ["198.51.100.0/24", "10.244.2.0/24", "192.0.2.12/32", "10.244.3.0/24"];
+        assert_eq!(told.exempt, exempt.map(network));
+    }
+}
