@@ -278,7 +278,7 @@ fn without_tcx_the_guard_is_a_filter_that_goes_with_the_device() {
         let attachment = everything(&pod, "a");
         let wired = connect(&attachment, &pins).unwrap();
         both_ways(&pod, &attachment);
-        assert!(guard::is_recorded(&pins, wired.host_index, &plan::endpoint(&attachment)).unwrap());
+        assert!(guard::is_recorded(&pins, wired.host_index, &endpoint(&attachment)).unwrap());
         assert_eq!(guard::pinned(&pins), Vec::<u32>::new());
         assert_eq!(check(&attachment, &pins).unwrap(), Vec::<String>::new());
         // The same pod, looked at by somebody who expects links.
