@@ -135,6 +135,7 @@ mod tests {
     fn exposed() -> String {
         let metrics = Metrics::default();
         metrics.map_writes.get_or_create(&[("op", "service")]).inc();
+        metrics.pod_repairs.get_or_create(&[("kind", "device")]).inc();
         let read = Arc::new(|| {
             let source = Source::Services;
             let age = Some(Duration::ZERO);
