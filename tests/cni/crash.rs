@@ -9,7 +9,7 @@ use crate::suite::{Candidate, unchanged};
 use crate::tracer::{self, End};
 
 /// Places at which a verb is killed: with more system calls than that, some are left out.
-const PLACES: usize = 200;
+const PLACES: usize = 120;
 
 /// One place: what was left there, and what the next calls make of it.
 struct Place<'a> {

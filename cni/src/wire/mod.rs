@@ -1,6 +1,6 @@
 //! A pod's network: the pair of devices, its addresses, routes and neighbours, the guard on it.
 //!
-//! [`plan`] says which steps in which order, [`run`] makes and undoes them, [`kernel`] is what they do. Must not know
+//! `plan` says which steps in which order, `run` makes and undoes them, `kernel` is what they do. Must not know
 //! where addresses come from.
 
 mod check;

@@ -216,7 +216,6 @@ impl Parts {
             states: Arc::clone(&self.devices),
             accept_local: AcceptLocal::new(&config.run_dir),
             audit_interval: config.audit_interval,
-            pods: config.pods.enabled.then(|| config.run_dir.clone()),
         }
     }
 

@@ -5,12 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use cni::{store::Store, wire};
 use tokio::{sync::watch, task, time};
 use tracing::{info, warn};
 
@@ -37,8 +35,6 @@ pub(super) struct DeviceKeeper {
     pub(super) accept_local: AcceptLocal,
     /// Time between two looks at the devices; `None`: only when the choice changes.
     pub(super) audit_interval: Option<Duration>,
-    /// Where the plugin keeps its attachments, if pods are wired by it: then their guards are looked after, too.
-    pub(super) pods: Option<PathBuf>,
 }
 
 impl DeviceKeeper {
@@ -72,9 +68,9 @@ impl DeviceKeeper {
     /// Returns what is known afterwards, and whether something has to be tried again.
     async fn work(&self, choice: Arc<Choice>, known: Known) -> (Known, bool) {
         let (data_plane, accept_local) = (Arc::clone(&self.data_plane), self.accept_local.clone());
-        let (before, pods) = (known.clone(), self.pods.clone());
+        let before = known.clone();
         let worked = task::spawn_blocking(move || {
-            Work { data_plane: &data_plane, choice: &choice, pods, before, now: Known::default() }
+            Work { data_plane: &data_plane, choice: &choice, before, now: Known::default() }
                 .run(&accept_local)
         });
         let Ok((known, views, repaired)) = worked.await else { return (known, true) };
@@ -106,7 +102,6 @@ struct Known {
 struct Work<'a> {
     data_plane: &'a Mutex<DataPlane>,
     choice: &'a Choice,
-    pods: Option<PathBuf>,
     before: Known,
     now: Known,
 }
@@ -139,42 +134,7 @@ impl Work<'_> {
             repaired += u64::from(result == Ok(true));
             views.push(self.view(*index, chosen, result.err()));
         }
-        if let Some(run_dir) = self.pods.take() {
-            let guarded = self.guard(&run_dir);
-            self.note("the guards of pods", guarded);
-        }
         (self.now, views, repaired)
-    }
-
-    /// Puts the guard of every pod in order. One whose record is missing, after an upgrade that changed what a record
-    /// is, gets it from what the plugin noted.
-    fn guard(&self, run_dir: &Path) -> Result<(), String> {
-        let mut repair = self.lock().repair_guards().map_err(|error| with_causes(&error))?;
-        if !repair.without_record.is_empty() {
-            self.restore(&repair.without_record, run_dir)?;
-            repair = self.lock().repair_guards().map_err(|error| with_causes(&error))?;
-        }
-        for index in &repair.attached {
-            info!(index, "the guard of a pod was missing; it is attached again");
-        }
-        let failed =
-            repair.failed.iter().map(|(index, error)| format!("device {index}: {}", with_causes(error)));
-        let failed: Vec<String> = failed.collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
-    }
-
-    fn restore(&self, without_record: &BTreeSet<u32>, run_dir: &Path) -> Result<(), String> {
-        let store = Store::open(run_dir).map_err(|error| with_causes(&error))?;
-        let attachments = store.list().map_err(|error| with_causes(&error))?;
-        for index in without_record {
-            let name = self.choice.devices.get(index).map(|chosen| chosen.name.as_str());
-            let Some(attachment) = attachments.iter().find(|it| Some(it.host_device.as_str()) == name) else {
-                continue;
-            };
-            let record = wire::endpoint(attachment);
-            self.lock().restore_endpoint(*index, &record).map_err(|error| with_causes(&error))?;
-        }
-        Ok(())
     }
 
     /// Requests of the host to itself come back from the loopback device.

@@ -1,6 +1,6 @@
 //! Looks for what is left over of pods at the start and every minute, and removes it.
 //!
-//! Must not know when something is left over ([`repair`]), nor how a pod is wired.
+//! Must not know when something is left over ([`crate::pods::repair`]), nor how a pod is wired.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

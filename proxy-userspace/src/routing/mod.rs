@@ -1,7 +1,7 @@
 //! The ways to the pods of other nodes, and what the plugin is told of this node.
 //!
 //! Level-triggered: every change leads to a complete reading, a plan ([`proxy_core::nodes`]) and the steps from one to
-//! the other ([`steps`]). Only routes with [`PROTOCOL`] and the device [`DEVICE`] are touched, and of the routes only
+//! the other (`steps`). Only routes with [`PROTOCOL`] and the device [`DEVICE`] are touched, and of the routes only
 //! those that have a gateway or lead nowhere: those without one are the plugin's, to pods of this node.
 //! Must not know Services.
 
