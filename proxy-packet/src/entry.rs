@@ -134,8 +134,9 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     let is_error = matches!(parsed, Parsed::IcmpError);
     let masquerades = matches!(place, Place::Node) && setting!(env, masquerade) != 0;
     let is_echo = matches!(parsed, Parsed::Echo);
-    let may_be_ours = matches!(parsed, Parsed::Ports | Parsed::Later | Parsed::IcmpError);
-    if !(may_be_ours || is_echo && masquerades) {
+    let carries = matches!(parsed, Parsed::Ports | Parsed::Later | Parsed::IcmpError);
+    let may_be_ours = carries || is_echo && masquerades;
+    if !may_be_ours {
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;
