@@ -1,7 +1,7 @@
 //! How packets get from this node to the pods of the others: a pure function of all Nodes and of what the kernel says of
 //! the ways to them.
 //!
-//! [`peer_addresses`] says which ways the kernel is to be asked for, [`plan`] decides. Must not know how a route is
+//! [`peer_addresses`] says which ways the kernel is to be asked for, [`plan()`] decides. Must not know how a route is
 //! written, nor Services.
 //!
 //! The rules, where the API leaves a choice:
