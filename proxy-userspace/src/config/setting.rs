@@ -162,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     text(
         "masquerade",
-        "MODE",
+        "auto|BOOL",
         "auto",
         "Whether what pods send out of the cluster gets the node's address as its source, `true` or `false`; auto: with `pod-network`",
     ),

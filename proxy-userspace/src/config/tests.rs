@@ -213,7 +213,7 @@ fn every_setting_changes_the_configuration() {
             "MODE" => "off",
             "ROUTING" => "none",
             "BYTES" => "1400",
-            "BOOL" => "true",
+            "BOOL" | "auto|BOOL" => "true",
             "N" | "SECONDS" | "MS" => "17",
             "ADDRESS:PORT" => "127.0.0.9:9",
             "LIST" => "192.0.2.0/24",

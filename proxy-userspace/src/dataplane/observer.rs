@@ -14,8 +14,8 @@ use aya::{
     maps::{MapData, PerCpuArray, lpm_trie::Key},
 };
 use proxy_common::{
-    AffinityKey, AffinityValue, Counter, DeviceValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be,
-    MasqueradeKey, PacketSettings, TranslatedSocket, names,
+    AffinityKey, AffinityValue, Counter, DeviceValue, EndpointValue, FragmentKey, FragmentValue, Ipv4Be,
+    Ipv6Be, MasqueradeKey, PacketSettings, TranslatedSocket, names,
 };
 use proxy_core::diff::RealisedDump;
 use serde::Serialize;
@@ -163,6 +163,7 @@ impl Observer {
             names::FRAGMENTS6 => self.count::<FragmentKey<Ipv6Be>, FragmentValue>(names::FRAGMENTS6)?,
             names::DEVICES => self.count::<u32, DeviceValue>(names::DEVICES)?,
             names::MASQUERADE => self.count::<Key<MasqueradeKey>, u32>(names::MASQUERADE)?,
+            names::ENDPOINTS => self.count::<u32, EndpointValue>(names::ENDPOINTS)?,
             names::PACKET_ONLY => self.count::<u64, u8>(names::PACKET_ONLY)?,
             _ => return Ok(None),
         };
