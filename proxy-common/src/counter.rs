@@ -106,6 +106,8 @@ counters! {
     DroppedPodSendLimit = 40, "dropped_pod_send_limit";
     /// Dropped: more for a pod than its limit.
     DroppedPodReceiveLimit = 41, "dropped_pod_receive_limit";
+    /// Dropped: a pod sent to the port of the tunnel between nodes.
+    DroppedPodTunnel = 42, "dropped_pod_tunnel";
 }
 
 /// How many entries the map `counters` has: more than [`Counter::ALL`], so that a new reason needs no new map.

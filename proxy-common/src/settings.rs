@@ -55,6 +55,8 @@ shared_struct! {
         pub host_by_packet: u32,
         /// Index of the loopback device of the host.
         pub loopback: u32,
+        /// UDP port of the tunnel between nodes, host byte order, to which no pod may send; 0: there is none.
+        pub tunnel_port: u32,
         /// How many resets and ICMP errors each CPU sends in a second at most.
         pub refusals_per_s: u32,
         /// 1: what pods send out of the cluster leaves with the node's address; the map `masquerade` says who and where to.
@@ -84,6 +86,7 @@ impl PacketSettings {
         datagram_s: 120,
         host_by_packet: 0,
         loopback: 1,
+        tunnel_port: 0,
         refusals_per_s: 1_000,
         masquerade: 0,
     };

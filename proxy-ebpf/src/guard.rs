@@ -22,6 +22,8 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 const ICMP: u8 = 1;
+/// UDP in both families.
+pub const UDP: u8 = 17;
 /// ICMP types of a router: redirect (RFC 792) and advertisement (RFC 1256).
 const ROUTER_MESSAGES: [u8; 2] = [5, 9];
 /// The bits of a fragment's place.
@@ -99,14 +101,40 @@ fn ipv4(skb: &mut Skb, endpoint: &EndpointValue) -> Option<Counter> {
     if source != endpoint.address4 {
         return Some(Counter::DroppedPodAddress);
     }
-    if protocol != ICMP || wire::half([f0, f1]) & FRAGMENT_OFFSET != 0 {
+    if wire::half([f0, f1]) & FRAGMENT_OFFSET != 0 {
         return None;
     }
+    let at = NETWORK_AT + u32::from(first & 0xf) * 4;
+    match protocol {
+        ICMP => router(skb, at),
+        UDP => tunnel(skb, at),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn router(skb: &mut Skb, at: u32) -> Option<Counter> {
     let mut kind = [0];
-    if !skb.load(NETWORK_AT + u32::from(first & 0xf) * 4, &mut kind) {
+    if !skb.load(at, &mut kind) {
         return Some(Counter::DroppedMalformed);
     }
     ROUTER_MESSAGES.contains(&kind[0]).then_some(Counter::DroppedPodRouter)
+}
+
+/// A datagram to the tunnel's port would come out of the tunnel, at this node or another, as a packet of whomever it says
+/// inside.
+#[inline(always)]
+pub fn tunnel(skb: &mut Skb, at: u32) -> Option<Counter> {
+    let port = maps::tunnel_port();
+    if port == 0 {
+        return None;
+    }
+    let mut ports = [0; 4];
+    if !skb.load(at, &mut ports) {
+        return Some(Counter::DroppedMalformed);
+    }
+    let [_, _, high, low] = ports;
+    (u32::from(wire::half([high, low])) == port).then_some(Counter::DroppedPodTunnel)
 }
 
 /// ARP for IPv4 over Ethernet (RFC 826) that tells of nobody else.

@@ -208,6 +208,12 @@ pub fn setting(word: usize) -> u32 {
     unsafe { (&raw const PACKET).cast::<u32>().add(word).read_volatile() }
 }
 
+/// UDP port of the tunnel between nodes, 0 if there is none.
+#[inline(always)]
+pub fn tunnel_port() -> u32 {
+    setting(core::mem::offset_of!(PacketSettings, tunnel_port) / 4)
+}
+
 /// Index of the host's loopback device.
 #[inline(always)]
 pub fn loopback() -> u32 {

@@ -6,7 +6,7 @@ use proxy_common::{Address, Counter, EndpointValue, Ipv6Be};
 use proxy_packet::Packet as _;
 
 use crate::{
-    guard::{NETWORK_AT, link_local},
+    guard::{NETWORK_AT, UDP, link_local, tunnel},
     skb::Skb,
 };
 
@@ -42,7 +42,7 @@ pub fn ipv6(skb: &mut Skb, endpoint: &EndpointValue) -> Option<Counter> {
     if source != endpoint.address6 && !(source == link_local(endpoint) && stays_on_link(skb)) {
         return Some(Counter::DroppedPodAddress);
     }
-    if follows(next) || next == ICMP { message(skb, endpoint, next) } else { None }
+    if follows(next) || next == ICMP || next == UDP { message(skb, endpoint, next) } else { None }
 }
 
 /// To a link-local address or a multicast group: what no router forwards from a link-local source.
@@ -71,7 +71,7 @@ fn follows(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
-/// Finds the ICMPv6 message, if there is one, behind however many headers.
+/// Finds the ICMPv6 message or the datagram, if there is one, behind however many headers.
 #[inline(always)]
 fn message(skb: &mut Skb, endpoint: &EndpointValue, next: u8) -> Option<Counter> {
     let (mut next, mut at) = (next, NETWORK_AT + HEADER);
@@ -96,7 +96,11 @@ fn message(skb: &mut Skb, endpoint: &EndpointValue, next: u8) -> Option<Counter>
     if follows(next) {
         return Some(Counter::DroppedHeaders);
     }
-    if next == ICMP { icmp(skb, endpoint, at) } else { None }
+    match next {
+        ICMP => icmp(skb, endpoint, at),
+        UDP => tunnel(skb, at),
+        _ => None,
+    }
 }
 
 /// No message of a router, no claim to another's address.

@@ -24,6 +24,10 @@ const LINK_LOCAL: &str = "fe800000000000000c0102fffe030405";
 const OTHER_LINK_LOCAL: &str = "fe800000000000000c0102fffe030406";
 const ALL_NODES: &str = "ff020000000000000000000000000001";
 const UNSPECIFIED6: &str = "00000000000000000000000000000000";
+/// 0x2118.
+const TUNNEL_PORT: u32 = 8472;
+/// A datagram to it.
+const TO_TUNNEL: &str = "1f90211800080000";
 const TARGET4: &str = "0a600001";
 const TARGET6: &str = "20010db8000000000000000000000001";
 
@@ -44,7 +48,8 @@ pub(crate) fn pod() -> EndpointValue {
 
 /// The programs, with a record for the device of a test run.
 pub(crate) fn guarded(pod: &EndpointValue) -> Programs {
-    let mut programs = Programs::load(&PacketSettings::DEFAULT, &Sizes::default()).unwrap();
+    let settings = PacketSettings { tunnel_port: TUNNEL_PORT, ..PacketSettings::DEFAULT };
+    let mut programs = Programs::load(&settings, &Sizes::default()).unwrap();
     set(&mut programs, pod);
     programs
 }
@@ -128,6 +133,9 @@ fn admitted() -> Vec<(&'static str, String)> {
         ("IPv4 from its address", ipv4(ADDRESS4)),
         ("a fragment", ipv4_packet(ADDRESS4, "11", "0010", 0, "1f901f9000080000")),
         ("an echo", icmp4("08", "0000", 0)),
+        ("from the tunnel's port", ipv4_packet(ADDRESS4, "11", "0000", 0, "21181f9000080000")),
+        ("TCP to its number", ipv4_packet(ADDRESS4, "06", "0000", 0, TO_TUNNEL)),
+        ("a fragment whose bytes look like it", ipv4_packet(ADDRESS4, "11", "0010", 0, TO_TUNNEL)),
         ("a fragment whose bytes look like a redirect", icmp4("05", "0010", 0)),
         ("IPv6 from its address", ipv6(ADDRESS6, TARGET6)),
         ("its link-local address to one of the link", ipv6(LINK_LOCAL, "fe800000000000000000000000000001")),
@@ -146,7 +154,7 @@ fn admitted() -> Vec<(&'static str, String)> {
 fn refused() -> Vec<(&'static str, String, Counter)> {
     use Counter::{
         DroppedHeaders, DroppedMalformed, DroppedPodAddress, DroppedPodMac, DroppedPodNeighbour,
-        DroppedPodProtocol, DroppedPodRouter, DroppedPodUnspecified,
+        DroppedPodProtocol, DroppedPodRouter, DroppedPodTunnel, DroppedPodUnspecified,
     };
     let foreign_mac = ipv4(ADDRESS4).replace(MAC, "0e0102030406");
     vec![
@@ -159,6 +167,16 @@ fn refused() -> Vec<(&'static str, String, Counter)> {
         ("a redirect", icmp4("05", "0000", 0), DroppedPodRouter),
         ("a router behind options", icmp4("09", "0000", 2), DroppedPodRouter),
         ("a redirect in a first fragment", icmp4("05", "2000", 0), DroppedPodRouter),
+        ("to the tunnel", ipv4_packet(ADDRESS4, "11", "0000", 0, TO_TUNNEL), DroppedPodTunnel),
+        ("to it behind options", ipv4_packet(ADDRESS4, "11", "0000", 2, TO_TUNNEL), DroppedPodTunnel),
+        ("to it in a first fragment", ipv4_packet(ADDRESS4, "11", "2000", 0, TO_TUNNEL), DroppedPodTunnel),
+        ("to it by IPv6", ipv6_packet(ADDRESS6, TARGET6, "11", TO_TUNNEL), DroppedPodTunnel),
+        (
+            "to it by IPv6 behind options",
+            ipv6_packet(ADDRESS6, TARGET6, "00", &format!("1100010400000000{TO_TUNNEL}")),
+            DroppedPodTunnel,
+        ),
+        ("half of its ports", ipv4_packet(ADDRESS4, "11", "0000", 0, "1f90"), DroppedMalformed),
         ("another's IPv6 address", ipv6(OTHER6, TARGET6), DroppedPodAddress),
         ("IPv6 loopback", ipv6("00000000000000000000000000000001", TARGET6), DroppedPodAddress),
         ("an IPv4-mapped address", ipv6("00000000000000000000ffff0af40007", TARGET6), DroppedPodAddress),

@@ -246,7 +246,7 @@ impl Parts {
         plans: watch_value::Receiver<Option<Arc<Plan>>>,
     ) -> MasqueradeKeeper {
         let (data_plane, exempt) = (Arc::clone(&self.data_plane), config.packet.masquerade.exempt.clone());
-        MasqueradeKeeper { data_plane, exempt, plans }
+        MasqueradeKeeper { data_plane, exempt, plans, run_dir: config.run_dir.clone() }
     }
 
     /// The result is ready when the source of objects has ended, which it must not.

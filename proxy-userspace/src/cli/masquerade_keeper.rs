@@ -3,10 +3,13 @@
 //! Must not know how a plan comes about.
 
 use std::{
+    net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use cni::store::Store;
 use ipnetwork::IpNetwork;
 use proxy_core::nodes::{Plan, Target};
 use tokio::{sync::watch, task, time};
@@ -24,6 +27,8 @@ pub(super) struct MasqueradeKeeper {
     /// Destinations that the administrator exempts besides.
     pub(super) exempt: Vec<IpNetwork>,
     pub(super) plans: watch::Receiver<Option<Arc<Plan>>>,
+    /// Where the plugin keeps its attachments.
+    pub(super) run_dir: PathBuf,
 }
 
 impl MasqueradeKeeper {
@@ -46,8 +51,12 @@ impl MasqueradeKeeper {
     }
 
     async fn tell(&self, plan: &Plan) -> Result<(), String> {
-        let (data_plane, prefixes) = (Arc::clone(&self.data_plane), prefixes(plan, &self.exempt));
+        let (data_plane, run_dir) = (Arc::clone(&self.data_plane), self.run_dir.clone());
+        let mut prefixes = prefixes(plan, &self.exempt);
         let told = task::spawn_blocking(move || {
+            let store = Store::open(&run_dir).map_err(|error| with_causes(&error))?;
+            let attachments = store.list().map_err(|error| with_causes(&error))?;
+            add_pods(&mut prefixes, attachments.iter().flat_map(|it| &it.addresses));
             let mut data_plane = data_plane.lock().unwrap_or_else(PoisonError::into_inner);
             data_plane.set_masquerade(&prefixes).map_err(|error| with_causes(&error))
         });
@@ -68,6 +77,13 @@ fn prefixes(plan: &Plan, exempt: &[IpNetwork]) -> Masquerade {
     Masquerade { pods: plan.pod_cidrs.clone(), exempt }
 }
 
+/// Pods keep their addresses when the node gets another prefix, or its Node object goes.
+fn add_pods<'a>(prefixes: &mut Masquerade, addresses: impl Iterator<Item = &'a IpAddr>) {
+    let known = prefixes.pods.clone();
+    let is_new = |address: &&IpAddr| !known.iter().any(|network| network.contains(**address));
+    prefixes.pods.extend(addresses.filter(is_new).map(|address| IpNetwork::from(*address)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +101,14 @@ mod tests {
         assert_eq!(told.pods, plan.pod_cidrs);
         let exempt = ["198.51.100.0/24", "10.244.2.0/24", "192.0.2.12/32", "10.244.3.0/24"];
         assert_eq!(told.exempt, exempt.map(network));
+    }
+
+    #[test]
+    fn pods_outside_of_the_nodes_present_prefixes_stay_pods() {
+        let network = |text: &str| text.parse::<IpNetwork>().unwrap();
+        let mut told = Masquerade { pods: vec![network("10.244.9.0/24")], exempt: Vec::new() };
+        let addresses: [IpAddr; 2] = ["10.244.9.7".parse().unwrap(), "10.244.1.2".parse().unwrap()];
+        add_pods(&mut told, addresses.iter());
+        assert_eq!(told.pods, ["10.244.9.0/24", "10.244.1.2/32"].map(network));
     }
 }

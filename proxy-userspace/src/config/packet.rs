@@ -82,6 +82,7 @@ impl Reader<'_> {
         let settings = PacketSettings {
             masquerade_all: self.checked("masquerade-all", yes_or_no)?.into(),
             masquerade: self.masquerades()?.into(),
+            tunnel_port: self.tunnel_port()?.into(),
             source_port_first: snat.first.into(),
             source_port_count: snat.count(),
             tcp_new_s: time_out("tcp-syn-timeout")?,

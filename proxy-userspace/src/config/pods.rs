@@ -24,6 +24,13 @@ pub struct PodConfig {
 }
 
 impl Reader<'_> {
+    /// The port that pods must not send to: 0 where no tunnel can be.
+    pub(super) fn tunnel_port(&self) -> Result<u16, ConfigError> {
+        let tunnels = matches!(self.checked("routing", mode)?, nodes::Mode::Auto | nodes::Mode::Vxlan);
+        let own = self.checked("pod-network", yes_or_no)?;
+        if own && tunnels { self.checked("vxlan-port", port) } else { Ok(0) }
+    }
+
     pub(super) fn pods(&self, node_name: String) -> Result<PodConfig, ConfigError> {
         Ok(PodConfig {
             enabled: self.checked("pod-network", yes_or_no)?,

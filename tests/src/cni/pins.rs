@@ -46,7 +46,7 @@ impl Pins {
             guard_ingress: at("guard_ingress"),
             guard_egress: at("guard_egress"),
             links: at("links"),
-            tcx: true,
+            tcx: false,
         };
         std::fs::create_dir(&facts.links)?;
         let sizes = [(&facts.endpoints, 4, size_of::<EndpointValue>()), (&facts.packet_only, 8, 1)];
