@@ -6,6 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use sheave_tests::cni::{Stage, Subject};
 use sheave_tests::lab::Lab;

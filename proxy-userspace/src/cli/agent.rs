@@ -288,6 +288,7 @@ impl Parts {
         let guards = GuardKeeper {
             data_plane: Arc::clone(&self.data_plane),
             run_dir: config.run_dir.clone(),
+            pin_dir: config.pin_dir.clone(),
             metrics: self.metrics.clone(),
         };
         task::spawn(guards.run());

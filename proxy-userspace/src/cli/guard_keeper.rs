@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::with_causes;
 use crate::{
-    dataplane::{DataPlane, GuardRepair},
+    dataplane::{DataPlane, GuardRepair, PacketOnly},
     metrics::Metrics,
 };
 
@@ -31,6 +31,7 @@ const ROUND: Duration = Duration::from_mins(1);
 pub(super) struct GuardKeeper {
     pub(super) data_plane: Arc<Mutex<DataPlane>>,
     pub(super) run_dir: PathBuf,
+    pub(super) pin_dir: PathBuf,
     pub(super) metrics: Metrics,
 }
 
@@ -63,6 +64,7 @@ impl GuardKeeper {
     }
 
     fn repair(&self) -> Result<GuardRepair, String> {
+        self.leave_sockets_alone()?;
         let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
         let first = data_plane.repair_guards().map_err(|error| with_causes(&error))?;
         self.count(&first);
@@ -79,6 +81,23 @@ impl GuardKeeper {
         let second = data_plane.repair_guards().map_err(|error| with_causes(&error))?;
         self.count(&second);
         Ok(second)
+    }
+
+    /// The map may be new, or somebody has emptied it: pods that were not to be translated at their sockets still are not.
+    fn leave_sockets_alone(&self) -> Result<(), String> {
+        let mut switched = self.attachments()?;
+        switched.retain(|attachment| attachment.stage == Stage::Wired && attachment.socket_lb_off);
+        if switched.is_empty() {
+            return Ok(());
+        }
+        let mut map = PacketOnly::open(&self.pin_dir).map_err(|error| with_causes(&error))?;
+        let listed = map.list().map_err(|error| with_causes(&error))?;
+        for attachment in switched.iter().filter(|it| !listed.contains(&it.netns.cookie)) {
+            let cookie = attachment.netns.cookie;
+            map.translate_sockets(cookie, false).map_err(|error| with_causes(&error))?;
+            info!(id = %attachment.id, "its sockets were translated, and are left alone again as its annotation says");
+        }
+        Ok(())
     }
 
     fn attachments(&self) -> Result<Vec<Attachment>, String> {

@@ -11,7 +11,7 @@ use std::{
 
 use cni::store::Store;
 use ipnetwork::IpNetwork;
-use proxy_core::nodes::{Plan, Target};
+use proxy_core::nodes::Plan;
 use tokio::{sync::watch, task, time};
 use tracing::warn;
 
@@ -67,14 +67,10 @@ impl MasqueradeKeeper {
 /// Pods of every node see each other's addresses, and so do nodes to which packets go without a tunnel: through one, an
 /// answer would come another way than the question went.
 fn prefixes(plan: &Plan, exempt: &[IpNetwork]) -> Masquerade {
-    let mut exempt = exempt.to_vec();
-    for (network, target) in &plan.routes {
-        exempt.push(*network);
-        if let Target::Direct { gateway, .. } = target {
-            exempt.push((*gateway).into());
-        }
-    }
-    Masquerade { pods: plan.pod_cidrs.clone(), exempt }
+    let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+    let behind_tunnel: Vec<IpNetwork> = peers.map(|peer| peer.address.into()).collect();
+    let inside = plan.inside.iter().filter(|network| !behind_tunnel.contains(network));
+    Masquerade { pods: plan.pod_cidrs.clone(), exempt: exempt.iter().chain(inside).copied().collect() }
 }
 
 /// Pods keep their addresses when the node gets another prefix, or its Node object goes.
@@ -86,26 +82,42 @@ fn add_pods<'a>(prefixes: &mut Masquerade, addresses: impl Iterator<Item = &'a I
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proxy_core::nodes::{Tunnel, TunnelPeer};
+
     use super::*;
+
+    fn network(text: &str) -> IpNetwork {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn pods_of_all_nodes_and_nodes_without_a_tunnel_see_a_pods_own_address() {
-        let network = |text: &str| text.parse::<IpNetwork>().unwrap();
-        let gateway = |text: &str| text.parse().unwrap();
-        let mut plan = Plan { pod_cidrs: vec![network("10.244.1.0/24")], ..Plan::default() };
-        let direct = Target::Direct { gateway: gateway("192.0.2.12"), device: 2 };
-        plan.routes.insert(network("10.244.2.0/24"), direct);
-        let tunnel = Target::Tunnel { gateway: gateway("10.244.3.0") };
-        plan.routes.insert(network("10.244.3.0/24"), tunnel);
-        let told = prefixes(&plan, &[network("198.51.100.0/24")]);
+        let inside = ["10.244.1.0/24", "10.244.2.0/24", "192.0.2.12/32", "198.51.100.13/32"].map(network);
+        let peer = TunnelPeer { address: "198.51.100.13".parse().unwrap(), gateways: BTreeSet::new() };
+        let tunnel = Tunnel {
+            vni: 1,
+            port: 8472,
+            local: "192.0.2.11".parse().unwrap(),
+            mac: [0; 6],
+            mtu: 1450,
+            addresses: BTreeSet::new(),
+            peers: BTreeMap::from([([6; 6], peer)]),
+        };
+        // Whose routes they are does not matter: with `--routing=none` the plan has none.
+        let mut plan =
+            Plan { pod_cidrs: vec![network("10.244.1.0/24")], inside: inside.into(), ..Plan::default() };
+        let told = prefixes(&plan, &[network("203.0.113.0/24")]);
         assert_eq!(told.pods, plan.pod_cidrs);
-        let exempt = ["198.51.100.0/24", "10.244.2.0/24", "192.0.2.12/32", "10.244.3.0/24"];
-        assert_eq!(told.exempt, exempt.map(network));
+        let own = network("203.0.113.0/24");
+        assert_eq!(told.exempt, [own, inside[0], inside[1], inside[2], inside[3]]);
+        plan.tunnel = Some(tunnel);
+        assert_eq!(prefixes(&plan, &[]).exempt, inside[..3]);
     }
 
     #[test]
     fn pods_outside_of_the_nodes_present_prefixes_stay_pods() {
-        let network = |text: &str| text.parse::<IpNetwork>().unwrap();
         let mut told = Masquerade { pods: vec![network("10.244.9.0/24")], exempt: Vec::new() };
         let addresses: [IpAddr; 2] = ["10.244.9.7".parse().unwrap(), "10.244.1.2".parse().unwrap()];
         add_pods(&mut told, addresses.iter());
