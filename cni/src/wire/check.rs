@@ -45,6 +45,16 @@ pub(super) fn check(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>,
     Ok(found)
 }
 
+/// What is missing at the host's end, a sentence each; nothing if that end does not exist. Second, its index.
+pub(super) fn missing_on_host(attachment: &Attachment) -> Result<(Vec<String>, u32), WireError> {
+    let mut host = Rtnetlink::open().map_err(WireError::Socket)?;
+    let Some(device) = find(&mut host, &attachment.host_device)? else { return Ok((Vec::new(), 0)) };
+    let index = device.header.index;
+    let mut missing: Vec<String> = down(&attachment.host_device, &device).into_iter().collect();
+    missing.extend(host_side(&mut host, attachment, index)?);
+    Ok((missing, index))
+}
+
 fn down(name: &str, link: &LinkMessage) -> Option<String> {
     (!link.header.flags.contains(LinkFlags::Up)).then(|| format!("device {name} is down"))
 }

@@ -88,6 +88,22 @@ fn wire(attachment: &Attachment, namespace: &Namespace, pins: &Pins) -> Result<W
     Ok(Wired { host_index: kernel.host_index })
 }
 
+/// Makes again what somebody else took away from the host's end: that it is up, the routes to the pod, what is known of
+/// its MAC address. Returns what was missing, a sentence each. A device that is gone is not made anew.
+///
+/// # Errors
+/// It cannot be looked at, or not be made.
+pub fn repair(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>, WireError> {
+    let (missing, host_index) = check::missing_on_host(attachment)?;
+    if !missing.is_empty() {
+        let namespace = open(attachment)?;
+        let mut kernel = Kernel::open(&namespace, pins)?;
+        kernel.host_index = host_index;
+        run::run(&plan::host_side(attachment), &mut kernel)?;
+    }
+    Ok(missing)
+}
+
 /// Removes whatever exists of it, from the host's side; the pod's end goes with the host's.
 ///
 /// # Errors

@@ -187,7 +187,8 @@ fn pod_side(attachment: &Attachment) -> Vec<Step> {
     steps
 }
 
-fn host_side(attachment: &Attachment) -> Vec<Step> {
+/// What others may take away from the host's end: each of these steps may be made again.
+pub(super) fn host_side(attachment: &Attachment) -> Vec<Step> {
     let mut steps = vec![Step::Up(Place::Host)];
     for address in attachment.addresses.iter().copied() {
         steps.push(Step::Neighbour(Place::Host, address, attachment.pod_mac));

@@ -1,4 +1,4 @@
-//! Keeps the guard on every pod: at the start and every minute, for pods that are there already.
+//! Keeps the guard on every pod, and its way: at the start and every minute, for pods that are there already.
 //!
 //! New pods get theirs from the plugin. Must not know what the guard checks.
 
@@ -10,6 +10,7 @@ use std::{
 };
 
 use cni::{
+    facts::NodeFacts,
     record::{Attachment, Stage},
     store::Store,
     wire,
@@ -65,6 +66,7 @@ impl GuardKeeper {
 
     fn repair(&self) -> Result<GuardRepair, String> {
         self.leave_sockets_alone()?;
+        self.wire_again()?;
         let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
         let first = data_plane.repair_guards().map_err(|error| with_causes(&error))?;
         self.count(&first);
@@ -81,6 +83,28 @@ impl GuardKeeper {
         let second = data_plane.repair_guards().map_err(|error| with_causes(&error))?;
         self.count(&second);
         Ok(second)
+    }
+
+    /// Others may have brought a pod's device down and up again, which costs its routes, or have flushed them.
+    fn wire_again(&self) -> Result<(), String> {
+        // Without facts nothing was ever wired.
+        let Ok(facts) = NodeFacts::read(&self.run_dir) else { return Ok(()) };
+        let attachments = self.attachments()?;
+        for attachment in attachments.iter().filter(|attachment| attachment.stage == Stage::Wired) {
+            match wire::repair(attachment, &facts.pins) {
+                Ok(missing) if missing.is_empty() => {}
+                Ok(missing) => {
+                    warn!(id = %attachment.id, missing = missing.join("; "), "a pod's way was broken and is mended");
+                    self.metrics.pod_repairs.get_or_create(&[("kind", "wiring")]).inc();
+                }
+                // Its namespace is gone: the keeper of pods sees to that.
+                Err(wire::WireError::Gone(_) | wire::WireError::OtherNamespace(_)) => {}
+                Err(error) => {
+                    warn!(id = %attachment.id, error = with_causes(&error), "cannot mend a pod's way")
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The map may be new, or somebody has emptied it: pods that were not to be translated at their sockets still are not.
