@@ -160,7 +160,9 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 fn ifname_fault(name: &str) -> Option<&'static str> {
     let wrong = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
     match name {
-        "." | ".." => Some("is no name of an interface"),
+        // The last two are folders of settings that are no interface's (`/proc/sys/net/ipv4/conf`).
+        "." | ".." | "all" | "default" => Some("is no name of an interface"),
+        _ if name.contains('%') => Some("must not have `%`, which the kernel replaces by a number"),
         _ if name.len() > LONGEST_IFNAME => Some("is longer than 15 bytes"),
         _ if name.contains(wrong) => Some("must not have `/`, `:` or white space"),
         _ => None,
