@@ -15,6 +15,8 @@ mod netlink;
 mod netns;
 mod plan;
 mod removal;
+#[cfg(test)]
+mod repair_tests;
 mod run;
 #[cfg(test)]
 mod sample;

@@ -4,7 +4,6 @@ use std::{
     fs,
     io::Read,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -39,10 +38,6 @@ fn talk(server: impl FnOnce() -> TcpListener, client: impl FnOnce(SocketAddr) ->
     serve.join().unwrap();
 }
 
-fn ip(words: &[&str]) {
-    assert!(Command::new("ip").args(words).status().unwrap().success(), "ip {}", words.join(" "));
-}
-
 fn ask(address: SocketAddr) -> Vec<u8> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -51,7 +46,7 @@ fn ask(address: SocketAddr) -> Vec<u8> {
     answer
 }
 
-fn both_ways(pod: &Pod, attachment: &Attachment) {
+pub(super) fn both_ways(pod: &Pod, attachment: &Attachment) {
     for address in attachment.addresses.iter().copied() {
         talk(|| pod.run(|| TcpListener::bind((address, 0)).unwrap()), ask);
     }
@@ -93,7 +88,7 @@ impl Effects for FailsAt<'_> {
     }
 }
 
-fn everything(pod: &Pod, name: &str) -> Attachment {
+pub(super) fn everything(pod: &Pod, name: &str) -> Attachment {
     let limit = Some(Rate { rate: 1_000_000_000, burst: 1_000_000 });
     let bandwidth = Bandwidth { ingress: limit, egress: limit };
     Attachment { bandwidth, socket_lb_off: true, ..pod.attachment(name) }
@@ -109,28 +104,6 @@ fn a_pod_of_both_families_is_reached_and_reaches_at_once() {
         both_ways(&pod, &attachment);
         assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
         assert!(wired.host_index > 1);
-    });
-}
-
-#[test]
-#[ignore = "needs root: makes namespaces"]
-fn what_somebody_takes_away_from_the_hosts_end_is_made_again() {
-    on_a_host(|lab| {
-        let pod = Pod::new();
-        let attachment = everything(&pod, "a");
-        connect(&attachment, &lab.pins).unwrap();
-        assert_eq!(repair(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
-        let device = attachment.host_device.as_str();
-        // Both families' routes go with it, and are not there when it is up again.
-        ip(&["link", "set", device, "down"]);
-        ip(&["neighbour", "flush", "dev", device, "nud", "permanent"]);
-        let missing = repair(&attachment, &lab.pins).unwrap();
-        assert!(missing.iter().any(|it| it.contains("is down")), "{missing:?}");
-        assert!(missing.iter().any(|it| it.contains("route to")), "{missing:?}");
-        both_ways(&pod, &attachment);
-        assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
-        disconnect(&attachment, Some(&lab.pins)).unwrap();
-        assert_eq!(repair(&attachment, &lab.pins).unwrap(), Vec::<String>::new(), "what is gone stays gone");
     });
 }
 
