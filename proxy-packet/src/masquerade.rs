@@ -12,7 +12,7 @@ use proxy_common::{
 
 use crate::{
     Work,
-    env::{Env, Packet},
+    env::{Env, Packet, Read},
     errors, flow,
     forward::{complete, drop},
     fragment, lookup,
@@ -54,11 +54,12 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
     }
     work.key = flow::key(work, Way::Forward);
     if flow::find(env, work) {
-        if !work.flow.flags().has(FlowFlags::MASQUERADED) {
-            return LEAVE;
-        }
-        if !begins_anew(work) {
+        let masqueraded = work.flow.flags().has(FlowFlags::MASQUERADED);
+        if masqueraded && !begins_anew(work) {
             return Next::CarryOut;
+        }
+        if !masqueraded && !deserted(env, work) {
+            return LEAVE;
         }
         flow::retire(env, work);
     }
@@ -74,6 +75,15 @@ fn concerns<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
         && destination.is_one_host()
         && !destination.is_link_local()
         && env.masquerade(&MasqueradeKey { address: destination.to_mapped() }) == 0
+}
+
+/// Whether a pod's flow of a Service is nobody's any more: its packets, which nothing has translated, are for whoever has
+/// the address now. A backend at the Service's own address is asked without a translation, so that flow goes on.
+#[inline(always)]
+fn deserted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
+    let flow = &work.flow;
+    let translated = flow.frontend != flow.backend || flow.frontend_port != flow.backend_port;
+    translated && concerns(env, work) && matches!(lookup::address(env, work), Read::Missing)
 }
 
 /// Whether the pod's port begins a new life: with a connection after the one that has ended, or with one of its own after
