@@ -16,7 +16,7 @@ use crate::{
     errors, flow,
     forward::{complete, drop},
     fragment, lookup,
-    parse::{Fragment, Parsed},
+    parse::{Fragment, Headers, Parsed},
     select, source_port,
     source_port::Assigned,
     state::{self, ACK, FIN, RST, SYN, TCP},
@@ -106,6 +106,14 @@ fn accepts(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | ACK | RST | FIN) == SYN | ACK
 }
 
+/// Whether a TCP packet without a flow is of a connection from outside straight to the pod: it accepts one, or goes on with
+/// one whose record is lost. Then nobody knows who began it; servers' ports are the lower ones.
+#[inline(always)]
+fn serves<A: Wire>(headers: &Headers<A>) -> bool {
+    let lower = headers.source_port.to_host() < headers.destination_port.to_host();
+    accepts(headers.tcp_flags) || lower && state::continues(headers.tcp_flags)
+}
+
 /// A new flow.
 #[inline(never)]
 fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
@@ -144,7 +152,7 @@ fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
     }
     flow::begin(env, work);
     work.flow.flags |= FlowFlags::MASQUERADED;
-    let own = work.outer.protocol == TCP && accepts(work.outer.tcp_flags);
+    let own = work.outer.protocol == TCP && serves(&work.outer);
     let assigned = if own { source_port::keep(env, work) } else { source_port::masquerade(env, work) };
     complete(env, work, assigned)
 }
