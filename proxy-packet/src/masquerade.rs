@@ -106,6 +106,13 @@ fn accepts(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | ACK | RST | FIN) == SYN | ACK
 }
 
+/// Whether a TCP packet refuses somebody's connection: it answers a SYN, which acknowledges nothing (RFC 9293, 3.10.7.1).
+/// Without a flow it is one from outside straight to the pod, and there is nothing to remember.
+#[inline(always)]
+fn refuses<A: Wire>(headers: &Headers<A>) -> bool {
+    headers.tcp_flags & (SYN | ACK | RST | FIN) == RST | ACK && headers.sequence == 0
+}
+
 /// Whether a TCP packet without a flow is of a connection from outside straight to the pod: it accepts one, or goes on with
 /// one whose record is lost. Then nobody knows who began it; servers' ports are the lower ones.
 #[inline(always)]
@@ -124,7 +131,7 @@ fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
         return give_up(env, Counter::DroppedFragment);
     }
     if !opening && !accepts(flags) && !state::continues(flags) {
-        return give_up(env, Counter::DroppedNoFlow);
+        return if refuses(&work.outer) { LEAVE } else { give_up(env, Counter::DroppedNoFlow) };
     }
     work.service = ServiceValue::EMPTY;
     work.scope = Scope::Internal as u32;
