@@ -16,7 +16,7 @@ use crate::{
     errors, flow,
     forward::{complete, drop},
     fragment, lookup,
-    parse::{Fragment, Headers, Parsed},
+    parse::{Fragment, Headers, Parsed, SCTP, UDP, ipv6},
     select, source_port,
     source_port::Assigned,
     state::{self, ACK, FIN, RST, SYN, TCP},
@@ -49,7 +49,8 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
     if matches!(parsed, Parsed::Later) {
         flow::read_clock(env, work);
         if !fragment::recall(env, work) {
-            return if concerns(env, work) { give_up(env, Counter::DroppedFragment) } else { LEAVE };
+            let dropped = may_have_ports::<A>(work.outer.protocol) && concerns(env, work);
+            return if dropped { give_up(env, Counter::DroppedFragment) } else { LEAVE };
         }
     }
     work.key = flow::key(work, Way::Forward);
@@ -65,6 +66,13 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
     }
     let answers_echo = work.outer.protocol == A::ICMP && !A::is_echo(work.outer.icmp_type);
     if answers_echo || !concerns(env, work) { LEAVE } else { Next::Masquerade }
+}
+
+/// Whether a datagram that only a later fragment is known of can be one that is masqueraded. Behind an extension header of
+/// IPv6, which the first fragment has alone, any protocol can be.
+#[inline(always)]
+fn may_have_ports<A: Wire>(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP) || protocol == A::ICMP || A::FAMILY == 6 && ipv6::extends(protocol)
 }
 
 /// Whether a pod of this node sends it to somebody who does not see pods' own addresses.
