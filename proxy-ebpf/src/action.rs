@@ -11,9 +11,10 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_redirect, bpf_redirect_neigh},
 };
+use proxy_common::Counter;
 use proxy_packet::{Packet, Verdict, Work};
 
-use crate::{family::PacketFamily, frame, maps, packet::Direction, route, skb::Skb};
+use crate::{family::PacketFamily, frame, maps, packet::Direction, route, skb::Skb, verdict::count};
 
 /// The next program, then the kernel's stack. With clsact, too: there it is `TC_ACT_UNSPEC`.
 pub const NEXT: i32 = TCX_NEXT;
@@ -40,11 +41,18 @@ fn send(device: u32, flags: u32) -> i32 {
     unsafe { bpf_redirect(device, flags.into()) as i32 }
 }
 
+/// The frame could not be made what the device wants.
+#[inline(always)]
+fn drop() -> i32 {
+    count(Counter::DroppedRewrite);
+    DROP
+}
+
 /// Out through another device, with the link layer that the next hop wants.
 #[inline(never)]
 fn redirect<A: PacketFamily>(skb: &mut Skb, work: &Work<A>) -> i32 {
     if !frame::ensure(skb) {
-        return DROP;
+        return drop();
     }
     let mut next = work.route.destination.redirection();
     // A next hop of the other family: the kernel finds it again by itself.
@@ -70,7 +78,7 @@ fn to_host<A: PacketFamily>(skb: &mut Skb, work: &Work<A>) -> i32 {
         return NEXT;
     }
     if !frame::ensure(skb) || !frame::address(skb, &hardware) {
-        return DROP;
+        return drop();
     }
     send(device, BPF_F_INGRESS)
 }

@@ -158,7 +158,7 @@ pub(crate) fn to_client<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> 
 #[inline(always)]
 fn by_stack<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdict {
     if !rewrite_for_client(env, work) {
-        return Verdict::Drop;
+        return drop(env, Counter::DroppedRewrite);
     }
     if work.flow.flags().has(FlowFlags::MASQUERADED) { Verdict::Pass } else { Verdict::ToHost }
 }

@@ -12,11 +12,11 @@ use proxy_common::{
 
 use crate::{
     Work,
-    env::{Env, Packet},
+    env::{Env, Packet, Read},
     errors, flow,
     forward::{complete, drop},
     fragment, lookup,
-    parse::{Fragment, Parsed},
+    parse::{Fragment, Headers, Parsed, SCTP, UDP, ipv6},
     select, source_port,
     source_port::Assigned,
     state::{self, ACK, FIN, RST, SYN, TCP},
@@ -49,21 +49,30 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
     if matches!(parsed, Parsed::Later) {
         flow::read_clock(env, work);
         if !fragment::recall(env, work) {
-            return if concerns(env, work) { give_up(env, Counter::DroppedFragment) } else { LEAVE };
+            let dropped = may_have_ports::<A>(work.outer.protocol) && concerns(env, work);
+            return if dropped { give_up(env, Counter::DroppedFragment) } else { LEAVE };
         }
     }
     work.key = flow::key(work, Way::Forward);
     if flow::find(env, work) {
-        if !work.flow.flags().has(FlowFlags::MASQUERADED) {
-            return LEAVE;
-        }
-        if !begins_anew(work) {
+        let masqueraded = work.flow.flags().has(FlowFlags::MASQUERADED);
+        if masqueraded && !begins_anew(work) {
             return Next::CarryOut;
+        }
+        if !masqueraded && !deserted(env, work) {
+            return LEAVE;
         }
         flow::retire(env, work);
     }
     let answers_echo = work.outer.protocol == A::ICMP && !A::is_echo(work.outer.icmp_type);
     if answers_echo || !concerns(env, work) { LEAVE } else { Next::Masquerade }
+}
+
+/// Whether a datagram that only a later fragment is known of can be one that is masqueraded. Behind an extension header of
+/// IPv6, which the first fragment has alone, any protocol can be.
+#[inline(always)]
+fn may_have_ports<A: Wire>(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP) || protocol == A::ICMP || A::FAMILY == 6 && ipv6::extends(protocol)
 }
 
 /// Whether a pod of this node sends it to somebody who does not see pods' own addresses.
@@ -74,6 +83,15 @@ fn concerns<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
         && destination.is_one_host()
         && !destination.is_link_local()
         && env.masquerade(&MasqueradeKey { address: destination.to_mapped() }) == 0
+}
+
+/// Whether a pod's flow of a Service is nobody's any more: its packets, which nothing has translated, are for whoever has
+/// the address now. A backend at the Service's own address is asked without a translation, so that flow goes on.
+#[inline(always)]
+fn deserted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
+    let flow = &work.flow;
+    let translated = flow.frontend != flow.backend || flow.frontend_port != flow.backend_port;
+    translated && concerns(env, work) && matches!(lookup::address(env, work), Read::Missing)
 }
 
 /// Whether the pod's port begins a new life: with a connection after the one that has ended, or with one of its own after
@@ -96,6 +114,21 @@ fn accepts(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | ACK | RST | FIN) == SYN | ACK
 }
 
+/// Whether a TCP packet refuses somebody's connection: it answers a SYN, which acknowledges nothing (RFC 9293, 3.10.7.1).
+/// Without a flow it is one from outside straight to the pod, and there is nothing to remember.
+#[inline(always)]
+fn refuses<A: Wire>(headers: &Headers<A>) -> bool {
+    headers.tcp_flags & (SYN | ACK | RST | FIN) == RST | ACK && headers.sequence == 0
+}
+
+/// Whether a TCP packet without a flow is of a connection from outside straight to the pod: it accepts one, or goes on with
+/// one whose record is lost. Then nobody knows who began it; servers' ports are the lower ones.
+#[inline(always)]
+fn serves<A: Wire>(headers: &Headers<A>) -> bool {
+    let lower = headers.source_port.to_host() < headers.destination_port.to_host();
+    accepts(headers.tcp_flags) || lower && state::continues(headers.tcp_flags)
+}
+
 /// A new flow.
 #[inline(never)]
 fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
@@ -106,7 +139,7 @@ fn begin<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Next {
         return give_up(env, Counter::DroppedFragment);
     }
     if !opening && !accepts(flags) && !state::continues(flags) {
-        return give_up(env, Counter::DroppedNoFlow);
+        return if refuses(&work.outer) { LEAVE } else { give_up(env, Counter::DroppedNoFlow) };
     }
     work.service = ServiceValue::EMPTY;
     work.scope = Scope::Internal as u32;
@@ -134,7 +167,7 @@ fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
     }
     flow::begin(env, work);
     work.flow.flags |= FlowFlags::MASQUERADED;
-    let own = work.outer.protocol == TCP && accepts(work.outer.tcp_flags);
+    let own = work.outer.protocol == TCP && serves(&work.outer);
     let assigned = if own { source_port::keep(env, work) } else { source_port::masquerade(env, work) };
     complete(env, work, assigned)
 }

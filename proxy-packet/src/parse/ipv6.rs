@@ -77,8 +77,9 @@ fn extensions<E: Packet>(env: &mut E, quoted: bool, to: &mut Headers<Ipv6Be>) ->
     if quoted && to.l4 + 8 > to.end { Parsed::Malformed } else { Parsed::Ports }
 }
 
+/// Whether it is the number of an extension header.
 #[inline(always)]
-fn extends(protocol: u8) -> bool {
+pub(crate) fn extends(protocol: u8) -> bool {
     protocol == HOP_BY_HOP
         || protocol == ROUTING
         || protocol == FRAGMENT
