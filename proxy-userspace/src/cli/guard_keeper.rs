@@ -100,7 +100,7 @@ impl GuardKeeper {
                 // Its namespace is gone: the keeper of pods sees to that.
                 Err(wire::WireError::Gone(_) | wire::WireError::OtherNamespace(_)) => {}
                 Err(error) => {
-                    warn!(id = %attachment.id, error = with_causes(&error), "cannot mend a pod's way")
+                    warn!(id = %attachment.id, error = with_causes(&error), "cannot mend a pod's way");
                 }
             }
         }
