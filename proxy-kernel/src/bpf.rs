@@ -25,6 +25,7 @@ pub(crate) enum Command {
     ElementLookup = 1,
     ElementUpdate = 2,
     ElementDelete = 3,
+    NextKey = 4,
     ObjectPin = 6,
     ObjectGet = 7,
     ProgramById = 13,

@@ -25,6 +25,7 @@ pub struct ElementMap {
     map: OwnedFd,
     key: usize,
     value: usize,
+    entries: usize,
 }
 
 impl ElementMap {
@@ -38,7 +39,8 @@ impl ElementMap {
         let mut attr = info_attr(map.as_fd(), &mut info);
         // SAFETY: `info` outlives the call and the kernel writes no more than its size; integers of any value are valid.
         unsafe { bpf(Command::InfoByFd, &mut attr) }?;
-        Ok(Self { map, key: info.key_size as usize, value: info.value_size as usize })
+        let [key, value, entries] = [info.key_size, info.value_size, info.max_entries].map(|it| it as usize);
+        Ok(Self { map, key, value, entries })
     }
 
     /// The value of a key, `None` if there is none.
@@ -80,6 +82,32 @@ impl ElementMap {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// The keys, some twice if others change the map meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        while keys.len() < self.entries {
+            let mut next = vec![0; self.key];
+            let mut attr = ElementAttr {
+                map: number(self.map.as_fd()),
+                padding: 0,
+                // Without a key the first one is meant.
+                key: keys.last().map_or(0, |key| key.as_ptr() as u64),
+                value: next.as_mut_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: both keys outlive the call and have the size that the kernel told of the map.
+            match unsafe { bpf(Command::NextKey, &mut attr) } {
+                Ok(_) => keys.push(next),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(keys)
     }
 
     fn attr(&self, key: &[u8], value: u64) -> io::Result<ElementAttr> {

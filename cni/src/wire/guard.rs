@@ -93,6 +93,16 @@ pub(super) fn forget(pins: &Pins, index: u32) -> Result<(), WireError> {
     remove(&pins.endpoints, &index.to_ne_bytes())
 }
 
+/// The devices that the guard was told of; none if the map is gone.
+pub(super) fn recorded(pins: &Pins) -> Result<Vec<u32>, WireError> {
+    let keys = match ElementMap::open(&pins.endpoints) {
+        Ok(map) => map.keys().map_err(cannot("read the map", &pins.endpoints))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(cannot("open the map", &pins.endpoints)(error)),
+    };
+    Ok(keys.into_iter().filter_map(|key| key.try_into().ok()).map(u32::from_ne_bytes).collect())
+}
+
 /// Leaves the sockets of a namespace alone.
 pub(super) fn exempt(pins: &Pins, cookie: u64) -> Result<(), WireError> {
     let map = open(&pins.packet_only)?;

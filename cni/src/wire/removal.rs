@@ -3,6 +3,8 @@
 //! Killed at any step, the next call finds the device and finishes: the device goes last. Nothing is entered: the pod's
 //! end goes with the host's. Must not know whether the pod still lives.
 
+use std::collections::BTreeSet;
+
 use super::{
     WireError, guard,
     kernel::{find, remove},
@@ -40,13 +42,15 @@ fn forget_device(pins: &Pins, index: u32) -> Result<(), WireError> {
     guard::detach_all(pins, index).and(record)
 }
 
-/// The device went before us, with the pod's namespace: nobody knows its index any more. What is pinned for devices
-/// that do not exist is removed, for one of them was this pod's.
+/// The device went before us, with the pod's namespace: nobody knows its index any more. What is pinned or recorded for
+/// devices that do not exist is removed, for one of them was this pod's.
 fn forget_the_gone(host: &mut Rtnetlink, pins: &Pins) -> Result<(), WireError> {
     let mut is_gone =
         |index: &u32| host.get(message::link(*index)).is_err_and(|refusal| refusal.is(libc::ENODEV));
-    let gone: Vec<u32> = guard::pinned(pins).into_iter().filter(|index| is_gone(index)).collect();
-    gone.into_iter().map(|index| forget_device(pins, index)).fold(Ok(()), Result::and)
+    let mut known: BTreeSet<u32> = guard::recorded(pins)?.into_iter().collect();
+    known.extend(guard::pinned(pins));
+    known.retain(|index| is_gone(index));
+    known.into_iter().map(|index| forget_device(pins, index)).fold(Ok(()), Result::and)
 }
 
 /// Whether there is something to remove: a device of this attachment's name.
