@@ -267,15 +267,15 @@ impl Site {
     fn wait_until_ready(&self, server: &mut Process) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let certificate = self.path("certificates/apiserver.crt");
-        let mut client = None;
         wait_for("the API server is ready", START_LIMIT, || {
             server.check_running()?;
-            if client.is_none() && certificate.exists() {
-                let kubeconfig = self.kubeconfig(User::Admin, self.api_port)?;
-                client = runtime.block_on(crate::cluster::connect(&kubeconfig)).ok();
+            if !certificate.exists() {
+                return Ok(None);
             }
-            let Some(client) = &client else { return Ok(None) };
-            Ok(runtime.block_on(crate::cluster::is_ready(client)).then_some(()))
+            // A client of its own each time: the certificate may be read before it is written to its end.
+            let kubeconfig = self.kubeconfig(User::Admin, self.api_port)?;
+            let Ok(client) = runtime.block_on(crate::cluster::connect(&kubeconfig)) else { return Ok(None) };
+            Ok(runtime.block_on(crate::cluster::is_ready(&client)).then_some(()))
         })
     }
 
