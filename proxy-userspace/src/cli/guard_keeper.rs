@@ -65,12 +65,12 @@ impl GuardKeeper {
     }
 
     fn repair(&self) -> Result<GuardRepair, String> {
-        self.leave_sockets_alone()?;
-        self.wire_again()?;
+        let attachments = self.attachments()?;
+        self.leave_sockets_alone(&attachments)?;
+        self.wire_again(&attachments);
         let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
         let first = data_plane.repair_guards().map_err(|error| with_causes(&error))?;
         self.count(&first);
-        let attachments = self.attachments()?;
         let missing = missing(&attachments, &first, |name| if_nametoindex(name).ok());
         if missing.is_empty() {
             return Ok(first);
@@ -86,10 +86,9 @@ impl GuardKeeper {
     }
 
     /// Others may have brought a pod's device down and up again, which costs its routes, or have flushed them.
-    fn wire_again(&self) -> Result<(), String> {
+    fn wire_again(&self, attachments: &[Attachment]) {
         // Without facts nothing was ever wired.
-        let Ok(facts) = NodeFacts::read(&self.run_dir) else { return Ok(()) };
-        let attachments = self.attachments()?;
+        let Ok(facts) = NodeFacts::read(&self.run_dir) else { return };
         for attachment in attachments.iter().filter(|attachment| attachment.stage == Stage::Wired) {
             match wire::repair(attachment, &facts.pins) {
                 Ok(missing) if missing.is_empty() => {}
@@ -104,13 +103,12 @@ impl GuardKeeper {
                 }
             }
         }
-        Ok(())
     }
 
     /// The map may be new, or somebody has emptied it: pods that were not to be translated at their sockets still are not.
-    fn leave_sockets_alone(&self) -> Result<(), String> {
-        let mut switched = self.attachments()?;
-        switched.retain(|attachment| attachment.stage == Stage::Wired && attachment.socket_lb_off);
+    fn leave_sockets_alone(&self, attachments: &[Attachment]) -> Result<(), String> {
+        let is_switched = |it: &&Attachment| it.stage == Stage::Wired && it.socket_lb_off;
+        let switched: Vec<&Attachment> = attachments.iter().filter(is_switched).collect();
         if switched.is_empty() {
             return Ok(());
         }

@@ -227,3 +227,18 @@ fn every_setting_changes_the_configuration() {
         assert_ne!(load(&layers(&flags, &[])).unwrap().config, base, "{}", setting.name);
     }
 }
+
+#[test]
+fn pods_are_kept_from_the_tunnel_where_there_can_be_one_and_masqueraded_where_they_are_ours() {
+    let packet = |flags: &[(&'static str, &'static str)]| {
+        let flags = [&[("node-name", "n")], flags].concat();
+        let settings = load(&layers(&flags, &[])).unwrap().config.packet.settings;
+        (settings.tunnel_port, settings.masquerade)
+    };
+    let own = ("pod-network", "true");
+    assert_eq!(packet(&[]), (0, 0));
+    assert_eq!(packet(&[own]), (8472, 1));
+    assert_eq!(packet(&[own, ("routing", "vxlan"), ("vxlan-port", "4789")]), (4789, 1));
+    assert_eq!(packet(&[own, ("routing", "direct"), ("masquerade", "false")]), (0, 0));
+    assert_eq!(packet(&[("masquerade", "true")]), (0, 1));
+}

@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use cni::wire::{FILTER_HANDLE as HANDLE, FILTER_NAME as NAME, FILTER_PRIORITY};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
@@ -24,18 +25,14 @@ use super::{
     sys,
 };
 
-/// Order among the filters of one side: room before and after for others'.
+/// Order among the filters of one side: first the guard, which the plugin attaches.
 fn priority(layer: Layer) -> u32 {
     match layer {
-        Layer::Guard => 1_513,
-        Layer::Path => 1_514,
+        Layer::Guard => FILTER_PRIORITY,
+        Layer::Path => FILTER_PRIORITY + 1,
     }
 }
 
-/// Handle of our filters at this priority.
-const HANDLE: u32 = 0x5ea7;
-/// What the names of our filters begin with.
-const NAME: &str = "sheave:";
 /// The qdisc's name.
 const CLSACT: &str = "clsact";
 /// `TC_H_MAKE(TC_H_CLSACT, 0)` (linux/pkt_sched.h).

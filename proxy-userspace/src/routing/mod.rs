@@ -17,6 +17,6 @@ pub use facts::FactsFile;
 pub use router::{Router, RoutingError, cleanup};
 
 /// `rtm_protocol` of every route that Sheave makes.
-pub const PROTOCOL: u8 = 158;
+pub const PROTOCOL: u8 = cni::wire::SHEAVE_PROTOCOL;
 /// The tunnel's device.
 pub const DEVICE: &str = "sheave.vxlan";
