@@ -148,6 +148,18 @@ impl Site {
         drops.collect::<String>() + &self.topology.losses().unwrap()
     }
 
+    /// Waits until a device of a node, counted from 1, has the programs of one that leads out. An answer that somebody
+    /// gets does not show it: those of another node's backends arrive at a device that has its programs, and are
+    /// translated there.
+    pub(crate) fn until_leads_out(&self, node: usize, device: &str) {
+        let leads_out = |it: &Value| it["name"] == device && it["role"] == "node" && it["error"].is_null();
+        wait_for(format!("{device} of node{node} has programs"), LIMIT, || {
+            let status = self.json(&self.hosts[node - 1], &["status"]);
+            Ok(status["devices"].as_array().unwrap().iter().any(leads_out).then_some(()))
+        })
+        .unwrap();
+    }
+
     /// Runs a command of `sheave` on a node, counted from 1.
     pub(crate) fn sheave(&self, node: usize, words: &[&str]) -> String {
         self.run(&self.hosts[node - 1], words)
