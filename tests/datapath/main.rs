@@ -13,6 +13,7 @@
 mod affinity;
 mod agent;
 mod agent_commands;
+mod annotation;
 mod churn;
 mod devices;
 mod host_ports;
