@@ -24,6 +24,9 @@ const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\nspec: 
 /// Addresses of the Service over UDP, on port 80.
 const NAMES: [&str; 2] = ["10.96.0.53", "fd00:10:96::53"];
 
+/// Asks from a namespace: who answers, and whom the kernel takes for the peer.
+type Question = fn(&Netns, SocketAddr) -> (String, SocketAddr);
+
 /// A pod that the plugin has wired.
 struct Wired<'a> {
     node: &'a Node,
@@ -76,7 +79,7 @@ impl<'a> Wired<'a> {
     }
 }
 
-/// Connects to `to` inside `netns`: who answers, and whom the kernel takes for the peer.
+/// A [`Question`] over TCP.
 fn tcp(netns: &Netns, to: SocketAddr) -> (String, SocketAddr) {
     netns.run(|| {
         let mut stream = TcpStream::connect(to).unwrap();
@@ -85,7 +88,7 @@ fn tcp(netns: &Netns, to: SocketAddr) -> (String, SocketAddr) {
     })
 }
 
-/// The same over UDP.
+/// A [`Question`] over UDP.
 fn udp(netns: &Netns, to: SocketAddr) -> (String, SocketAddr) {
     netns.run(|| {
         let socket = connected_udp(to).unwrap();
@@ -144,7 +147,6 @@ fn sockets_of_an_annotated_pod_are_left_alone_and_served_nonetheless_until_it_is
     Node::until("both devices have programs", || annotated.meets_programs() && plain.meets_programs());
 
     let names = NAMES.map(|address| SocketAddr::new(address.parse().unwrap(), vip().port()));
-    type Question = fn(&Netns, SocketAddr) -> (String, SocketAddr);
     let questions: [(Question, _); 2] = [(tcp, [vip(), vip6()]), (udp, names)];
     for (ask, addresses) in questions {
         for to in addresses {
