@@ -230,9 +230,38 @@ pub struct Attachment {
     /// Its sockets are not translated, its packets are (annotation `sheave.io/socket-lb: "off"`).
     #[serde(default)]
     pub socket_lb_off: bool,
+    /// Addresses whose packets leave by a rule and a table of their own, as the pod had a default route before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_rule: Vec<IpAddr>,
     /// The pod.
     #[serde(default)]
     pub pod: PodRef,
+}
+
+impl Attachment {
+    /// One of which nothing is known but whose it is, and what follows from that: names and MAC addresses.
+    pub fn of(id: AttachmentId) -> Self {
+        Self {
+            network: String::new(),
+            stage: Stage::Reserved,
+            since: 0,
+            // The kernel gives no namespace the cookie 0.
+            netns: NetnsId { device: 0, inode: 0, cookie: 0 },
+            netns_path: PathBuf::new(),
+            addresses: Vec::new(),
+            ipam: Ipam::Own,
+            host_device: id.host_device(),
+            host_mac: id.host_mac(),
+            pod_mac: id.pod_mac(),
+            mtu: 0,
+            ports: Vec::new(),
+            bandwidth: Bandwidth::default(),
+            socket_lb_off: false,
+            by_rule: Vec::new(),
+            pod: PodRef::default(),
+            id,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,9 @@
 //! The host's side goes first: nothing is entered in the container's namespace, whose end of the pair goes with ours. Then
 //! the addresses, which must not be given to the next pod while a route still leads to this one. Must not know how.
 
-use std::path::PathBuf;
-
 use super::{Task, ipam};
 use crate::{
-    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+    record::{Attachment, Ipam},
     spec::Error,
 };
 
@@ -29,7 +27,7 @@ pub(super) fn remove(task: &Task<'_>, record: Option<&Attachment>) -> Result<(),
     let attachment = match record {
         Some(record) => record,
         None => {
-            unknown = unrecorded(&task.call.id);
+            unknown = Attachment::of(task.call.id.clone());
             &unknown
         }
     };
@@ -50,26 +48,4 @@ fn release_lease(task: &Task<'_>, record: Option<&Attachment>) -> Result<(), Err
         ));
     }
     Ok(())
-}
-
-/// All that is known of an attachment without a record: what its names say.
-fn unrecorded(id: &AttachmentId) -> Attachment {
-    Attachment {
-        id: id.clone(),
-        network: String::new(),
-        stage: Stage::Reserved,
-        since: 0,
-        netns: NetnsId { device: 0, inode: 0, cookie: 0 },
-        netns_path: PathBuf::new(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
-        mtu: 0,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-    }
 }

@@ -107,6 +107,7 @@ fn names(folder: &Path) -> Vec<String> {
 pub(super) fn of_namespace() -> Vec<String> {
     use netlink_packet_route::{
         RouteNetlinkMessage as Message, link::LinkMessage, neighbour::NeighbourMessage, route::RouteMessage,
+        rule::RuleMessage,
     };
     let mut socket = Rtnetlink::open().unwrap();
     let mut traces = Vec::new();
@@ -115,6 +116,7 @@ pub(super) fn of_namespace() -> Vec<String> {
         message::addresses(),
         Message::GetRoute(RouteMessage::default()),
         Message::GetNeighbour(NeighbourMessage::default()),
+        Message::GetRule(RuleMessage::default()),
     ] {
         traces.extend(socket.dump(&request).unwrap().iter().map(essence));
     }

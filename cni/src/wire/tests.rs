@@ -46,10 +46,13 @@ fn ask(address: SocketAddr) -> Vec<u8> {
     answer
 }
 
+/// The host asks the pod at this address.
+pub(super) fn answers(pod: &Pod, address: IpAddr) {
+    talk(|| pod.run(|| TcpListener::bind((address, 0)).unwrap()), ask);
+}
+
 pub(super) fn both_ways(pod: &Pod, attachment: &Attachment) {
-    for address in attachment.addresses.iter().copied() {
-        talk(|| pod.run(|| TcpListener::bind((address, 0)).unwrap()), ask);
-    }
+    attachment.addresses.iter().for_each(|address| answers(pod, *address));
     for host in HOST.map(|address| address.parse::<IpAddr>().unwrap()) {
         if attachment.addresses.iter().any(|address| address.is_ipv4() == host.is_ipv4()) {
             talk(|| TcpListener::bind((host, 0)).unwrap(), |address| pod.run(|| ask(address)));
@@ -418,24 +421,6 @@ fn an_address_that_a_forgotten_device_still_has_is_the_new_pods() {
         disconnect(&forgotten, Some(&lab.pins)).unwrap();
         both_ways(&new, &attachment);
         assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
-    });
-}
-
-#[test]
-#[ignore = "needs root: makes namespaces"]
-fn a_second_interface_leaves_the_first_its_default_route() {
-    on_a_host(|lab| {
-        let pod = Pod::new();
-        let first = pod.attachment("a");
-        connect(&first, &lab.pins).unwrap();
-        let mut second = pod.attachment("b");
-        second.id.ifname = "net1".into();
-        second.addresses = vec!["10.244.3.9".parse().unwrap(), "fd00:10:244:3::9".parse().unwrap()];
-        connect(&second, &lab.pins).unwrap();
-        both_ways(&pod, &first);
-        for attachment in [&first, &second] {
-            assert_eq!(check(attachment, &lab.pins).unwrap(), Vec::<String>::new());
-        }
     });
 }
 

@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, masquerade_keeper::MasqueradeKeeper,
-    pod_keeper::PodKeeper, scrape, shortage, with_causes,
+    guard_keeper::GuardKeeper, heartbeat, keeper::Keeper, local_ports, logging,
+    masquerade_keeper::MasqueradeKeeper, pod_keeper::PodKeeper, scrape, shortage, with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -105,6 +105,9 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
         _ = interrupt.recv() => info!("interrupted; the data plane stays in place"),
         _ = loop_ended => return Err(CliError::Refused("the reconciler ended".to_owned())),
         error = source_ended => return Err(source_error(error)),
+    }
+    if config.pods.enabled {
+        heartbeat::last(&config.run_dir);
     }
     Ok(())
 }
@@ -293,6 +296,7 @@ impl Parts {
         };
         task::spawn(guards.run());
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
+        task::spawn(heartbeat::beat(config.run_dir.clone()));
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
         Ok(Some(ports))
     }
