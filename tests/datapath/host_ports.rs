@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
-use cni::record::{Attachment, AttachmentId, Ipam, NetnsId, PodRef, PortMapping, Protocol, Stage};
+use cni::record::{Attachment, AttachmentId, Ipam, NetnsId, PodRef, PortMapping, Protocol};
 use cni::store::{Store, Wish};
 use cni::{facts::NodeFacts, wire};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};

@@ -132,7 +132,7 @@ impl<'a> Plan<'a> {
         let (world, pins) = (self.task.world, &self.facts.pins);
         let by_rule = world.connect(attachment, pins)?.by_rule;
         let finished = self.finished(attachment, &by_rule);
-        finished.map(|()| by_rule).map_err(|error| match world.disconnect(attachment, Some(pins)) {
+        finished.map(|()| by_rule).map_err(|error| match del::disconnect(world, attachment, Some(pins)) {
             Ok(()) => error.into(),
             Err(undoing) => Failed { error: error.adding(&undoing.sentence()), remains: true },
         })

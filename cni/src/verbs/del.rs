@@ -3,8 +3,9 @@
 //! The host's side goes first: nothing is entered in the container's namespace, whose end of the pair goes with ours. Then
 //! the addresses, which must not be given to the next pod while a route still leads to this one. Must not know how.
 
-use super::{Task, ipam};
+use super::{Task, World, ipam};
 use crate::{
+    facts::Pins,
     record::{Attachment, Ipam},
     spec::Error,
 };
@@ -31,9 +32,26 @@ pub(super) fn remove(task: &Task<'_>, record: Option<&Attachment>) -> Result<(),
             &unknown
         }
     };
-    world.disconnect(attachment, facts.as_ref().map(|facts| &facts.pins))?;
+    disconnect(world, attachment, facts.as_ref().map(|facts| &facts.pins))?;
     release_lease(task, record)?;
     world.release(&task.call.id)
+}
+
+/// Removes the devices. That its sockets are left alone is the pod's, not the interface's: it stays while another interface
+/// of the pod asks for it.
+pub(super) fn disconnect(
+    world: &dyn World,
+    attachment: &Attachment,
+    pins: Option<&Pins>,
+) -> Result<(), Error> {
+    let shares = |other: &Attachment| {
+        other.id != attachment.id && other.socket_lb_off && other.netns.cookie == attachment.netns.cookie
+    };
+    if attachment.socket_lb_off && world.list().is_ok_and(|all| all.iter().any(shares)) {
+        let one = Attachment { socket_lb_off: false, ..attachment.clone() };
+        return world.disconnect(&one, pins);
+    }
+    world.disconnect(attachment, pins)
 }
 
 /// Gives back what a delegated plugin gave. It is told also where we remember nothing: it may remember something.

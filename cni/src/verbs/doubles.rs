@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) held: Vec<Held>,
     /// The container has a default route already.
     pub(super) has_default_route: bool,
+    /// Sockets of a container were given back to translation.
+    pub(super) unexempted: bool,
     pub(super) missing_pins: Vec<PathBuf>,
     pub(super) differences: Vec<String>,
     /// Answers of delegated plugins; a plugin without one is not installed.
@@ -240,7 +242,10 @@ impl Wiring for Doubles {
 
     fn disconnect(&self, attachment: &Attachment, _pins: Option<&Pins>) -> Result<(), Error> {
         self.step("disconnect")?;
-        self.change(|state| state.devices.remove(&attachment.host_device));
+        self.change(|state| {
+            state.devices.remove(&attachment.host_device);
+            state.unexempted |= attachment.socket_lb_off;
+        });
         Ok(())
     }
 

@@ -109,6 +109,14 @@ impl<'a> Kernel<'a> {
         Ok((!before.is_empty()).then_some(Undo::Settings(place, before)))
     }
 
+    /// What another interface of the same pod asked for stays when this one is undone.
+    fn packet_only(&self, cookie: u64) -> Result<Option<Undo>, WireError> {
+        if guard::is_exempt(self.pins, cookie)? {
+            return Ok(None);
+        }
+        guard::exempt(self.pins, cookie).map(|()| Some(Undo::PacketOnly(cookie)))
+    }
+
     fn loopback(&mut self) -> Result<Option<Undo>, WireError> {
         let attempt = || WireError::kernel("bring lo up in the pod".to_owned());
         let link = self.pod.get(message::link(LOOPBACK)).map_err(attempt())?;
@@ -199,7 +207,7 @@ impl Effects for Kernel<'_> {
                     .map(|()| Some(Undo::Guard(*side)));
             }
             Step::PacketOnly(cookie) => {
-                return guard::exempt(self.pins, *cookie).map(|()| Some(Undo::PacketOnly(*cookie)));
+                return self.packet_only(*cookie);
             }
             // What hangs on a device goes with it.
             Step::Address(address) => self.address(*address)?,

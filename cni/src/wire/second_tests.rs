@@ -38,7 +38,7 @@ fn a_second_interface_is_reached_and_answers_by_itself_and_the_first_goes_on() {
         let pod = Pod::new();
         let first = wired(everything(&pod, "a"), &lab.pins);
         let before = (lab.traces(), pod.run(of_namespace));
-        let second = wired(second(&pod), &lab.pins);
+        let second = wired(Attachment { socket_lb_off: false, ..second(&pod) }, &lab.pins);
         assert_eq!((first.by_rule.len(), &second.by_rule), (0, &second.addresses));
         // As the guard does it: what comes by an interface that is not its address's is dropped.
         for key in ["all", first.host_device.as_str(), second.host_device.as_str()] {
