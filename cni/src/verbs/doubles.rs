@@ -91,8 +91,6 @@ pub(super) fn facts() -> NodeFacts {
             packet_only: "/pins/packet_only".into(),
             guard_ingress: "/pins/guard_ingress".into(),
             guard_egress: "/pins/guard_egress".into(),
-            links: "/pins/links".into(),
-            tcx: true,
         },
         node_addresses: vec!["192.0.2.7".parse().unwrap()],
         obstacle: None,

@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 
 use super::{
-    WireError, guard,
+    WireError, filter, guard,
     kernel::{find, pod_socket},
     message,
     netlink::Rtnetlink,
@@ -109,7 +109,7 @@ fn guarded(
         found.push(format!("the guard of {} does not know the pod's addresses", attachment.host_device));
     }
     for side in plan::sides(attachment) {
-        if !guard::is_attached(host, pins, index, side)? {
+        if !filter::is_attached(host, index, side)? {
             found.push(format!("no guard is attached to {} ({side:?})", attachment.host_device));
         }
     }

@@ -202,14 +202,11 @@ impl Effects for Kernel<'_> {
             Step::Endpoint(endpoint) => {
                 return guard::record(self.pins, self.host_index, endpoint).map(|()| Some(Undo::Endpoint));
             }
-            Step::Guard(side) => {
-                return guard::attach(&mut self.host, self.pins, self.host_index, *side)
-                    .map(|()| Some(Undo::Guard(*side)));
-            }
             Step::PacketOnly(cookie) => {
                 return self.packet_only(*cookie);
             }
             // What hangs on a device goes with it.
+            Step::Guard(side) => guard::attach(&mut self.host, self.pins, self.host_index, *side)?,
             Step::Address(address) => self.address(*address)?,
             Step::Up(place) => {
                 self.up(*place)?;
@@ -235,7 +232,6 @@ impl Effects for Kernel<'_> {
                 self.host.change(message::link_state(self.host_index, false), 0).map_err(attempt)
             }
             Undo::Endpoint => guard::forget(self.pins, self.host_index),
-            Undo::Guard(side) => guard::detach(self.pins, self.host_index, *side),
             Undo::PacketOnly(cookie) => guard::unexempt(self.pins, *cookie),
             Undo::Rule(address, table) => way_out::undo(&mut self.pod, *address, *table),
             Undo::Loopback => {

@@ -32,7 +32,6 @@ use std::{net::IpAddr, path::Path};
 
 pub use self::{
     error::{Refusal, WireError},
-    filter::{HANDLE as FILTER_HANDLE, NAME as FILTER_NAME, PRIORITY as FILTER_PRIORITY},
     held::Held,
     plan::{GATEWAY4, GATEWAY6, endpoint, gateway},
 };

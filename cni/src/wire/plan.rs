@@ -96,8 +96,6 @@ pub(super) enum Undo {
     Settings(Place, Vec<Setting>),
     /// Forget the endpoint.
     Endpoint,
-    /// Detach the guard.
-    Guard(Side),
     /// Bring the host's end down, so that nothing passes when the guard goes.
     Down,
     /// Forget the namespace.

@@ -39,7 +39,5 @@ pub(super) fn pins(folder: &Path) -> Pins {
         packet_only: folder.join("packet_only"),
         guard_ingress: folder.join("guard_ingress"),
         guard_egress: folder.join("guard_egress"),
-        links: folder.join("links"),
-        tcx: true,
     }
 }

@@ -6,9 +6,9 @@ use super::{
     kernel::Kernel,
     lab::{Pod, assert_same, of_namespace, on_a_host},
     netns::Namespace,
-    plan::{Step, Undo, plan},
-    run::{Effects, run},
-    tests::{answers, both_ways, everything},
+    plan::plan,
+    run::run,
+    tests::{FailsAt, answers, both_ways, everything},
     *,
 };
 
@@ -103,22 +103,6 @@ fn a_check_misses_the_rule_and_the_table_of_a_second_interface() {
     });
 }
 
-/// Fails after all steps.
-struct FailsLast<'a>(Kernel<'a>);
-
-impl Effects for FailsLast<'_> {
-    fn perform(&mut self, step: &Step) -> Result<Option<Undo>, WireError> {
-        match step {
-            Step::Settle(_) => Err(WireError::Gone("the test's".into())),
-            step => self.0.perform(step),
-        }
-    }
-
-    fn undo(&mut self, undo: &Undo) -> Result<(), WireError> {
-        self.0.undo(undo)
-    }
-}
-
 #[test]
 #[ignore = "needs root: makes namespaces"]
 fn a_second_interface_that_fails_leaves_no_rule() {
@@ -128,8 +112,9 @@ fn a_second_interface_that_fails_leaves_no_rule() {
         let before = (lab.traces(), pod.run(of_namespace));
         let second = second(&pod);
         let namespace = Namespace::open(&second.netns_path).unwrap().unwrap();
-        let mut effects = FailsLast(Kernel::open(&namespace, &lab.pins).unwrap());
-        assert!(run(&plan(&second).unwrap(), &mut effects).is_err());
+        let steps = plan(&second).unwrap();
+        let kernel = Kernel::open(&namespace, &lab.pins).unwrap();
+        assert!(run(&steps, &mut FailsAt { kernel, left: steps.len() - 1 }).is_err());
         assert_same(&lab.traces(), &before.0, "the host");
         assert_same(&pod.run(of_namespace), &before.1, "the pod");
     });
