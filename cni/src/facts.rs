@@ -43,7 +43,7 @@ pub struct NodeFacts {
     pub obstacle: Option<String>,
 }
 
-/// Paths of what the agent pinned, and of what the plugin pins.
+/// Paths of what the agent pinned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pins {
@@ -57,10 +57,6 @@ pub struct Pins {
     pub guard_ingress: PathBuf,
     /// Program for what goes into a pod; only pods with a limit in that direction need it.
     pub guard_egress: PathBuf,
-    /// Folder for the links: `guard-<device index>-<ingress|egress>`.
-    pub links: PathBuf,
-    /// The guard is attached by pinned tcx links (kernel 6.6). Otherwise by filters of clsact, which go with the device.
-    pub tcx: bool,
 }
 
 /// Why there are no facts.
@@ -146,8 +142,6 @@ mod tests {
                 packet_only: pin("packet_only"),
                 guard_ingress: pin("guard_ingress"),
                 guard_egress: pin("guard_egress"),
-                links: pin("links"),
-                tcx: true,
             },
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             obstacle: Some("no podCIDR yet".into()),

@@ -4,6 +4,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
+use proxy_common::fnv1a;
 use serde::{Deserialize, Serialize};
 
 /// What every host device of ours is called at the beginning; then 12 hexadecimal digits of [`AttachmentId::hash`].
@@ -22,9 +23,7 @@ pub struct AttachmentId {
 impl AttachmentId {
     /// FNV-1a over both parts, a zero byte between: names files, the host device and MAC addresses.
     pub fn hash(&self) -> u64 {
-        let bytes = self.container_id.bytes().chain([0]).chain(self.ifname.bytes());
-        bytes
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        fnv1a(self.container_id.bytes().chain([0]).chain(self.ifname.bytes()))
     }
 
     /// Name of the device in the host's namespace, 15 letters.
@@ -230,9 +229,38 @@ pub struct Attachment {
     /// Its sockets are not translated, its packets are (annotation `sheave.io/socket-lb: "off"`).
     #[serde(default)]
     pub socket_lb_off: bool,
+    /// Addresses whose packets leave by a rule and a table of their own, as the pod had a default route before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_rule: Vec<IpAddr>,
     /// The pod.
     #[serde(default)]
     pub pod: PodRef,
+}
+
+impl Attachment {
+    /// One of which nothing is known but whose it is, and what follows from that: names and MAC addresses.
+    pub fn of(id: AttachmentId) -> Self {
+        Self {
+            network: String::new(),
+            stage: Stage::Reserved,
+            since: 0,
+            // The kernel gives no namespace the cookie 0.
+            netns: NetnsId { device: 0, inode: 0, cookie: 0 },
+            netns_path: PathBuf::new(),
+            addresses: Vec::new(),
+            ipam: Ipam::Own,
+            host_device: id.host_device(),
+            host_mac: id.host_mac(),
+            pod_mac: id.pod_mac(),
+            mtu: 0,
+            ports: Vec::new(),
+            bandwidth: Bandwidth::default(),
+            socket_lb_off: false,
+            by_rule: Vec::new(),
+            pod: PodRef::default(),
+            id,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -244,6 +272,8 @@ mod tests {
         let id = |ifname: &str| AttachmentId { container_id: "c1".into(), ifname: ifname.into() };
         let (first, second) = (id("eth0"), id("net1"));
         assert_eq!(first.host_device().len(), 15);
+        // A DEL after an upgrade must find the devices of before.
+        assert_eq!(first.host_device(), "shv02b3bfe94942");
         assert_eq!(first.host_device(), id("eth0").host_device());
         assert_ne!(first.host_device(), second.host_device());
         assert_ne!(first.host_mac(), first.pod_mac());

@@ -1,7 +1,7 @@
 //! The contract between the kernel programs and user space: every key and value of every map, byte for byte.
 //!
-//! Owns layouts, names, limits and the two functions both sides must agree on (byte order in [`addr`], the check word in
-//! [`check`]). Must not know how a map is looked up, who fills it, or anything of Kubernetes.
+//! Owns layouts, names, limits and the functions that several must agree on (byte order in [`addr`], the check word in
+//! [`check`], the hash of names in [`fnv`]). Must not know how a map is looked up, who fills it, or anything of Kubernetes.
 //!
 //! `no_std`, no dependency. Feature `user` adds aya's `Pod` marker for user space.
 #![cfg_attr(not(test), no_std)]
@@ -19,6 +19,7 @@ pub mod device;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
+pub mod fnv;
 pub mod masquerade;
 pub mod names;
 pub mod service;
@@ -34,6 +35,7 @@ pub use device::DeviceValue;
 pub use endpoint::EndpointValue;
 pub use event::{Hook, SocketEvent, Verdict};
 pub use flow::{FlowFlags, FlowKey, FlowPlace, FlowState, FlowValue, FragmentKey, FragmentValue, Way};
+pub use fnv::fnv1a;
 pub use masquerade::{MasqueradeKey, MasqueradeKind};
 pub use service::{Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue};
 pub use settings::{PacketSettings, SocketLb};

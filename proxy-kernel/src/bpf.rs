@@ -46,8 +46,6 @@ const ATTACH_ITERATOR: u32 = 28;
 /// `BPF_F_RDONLY`: the descriptor only reads the map.
 const READ_ONLY: u32 = 1 << 3;
 
-/// `BPF_F_BEFORE`: with no other link named, before all.
-const BEFORE: u32 = 1 << 3;
 /// `BPF_F_NO_PREALLOC`, without which no trie is made.
 const NO_PREALLOC: u32 = 1;
 
@@ -242,26 +240,21 @@ pub fn link_to_cgroup(
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
-    create_link(program, number(cgroup), attach_type, 0)
+    create_link(program, number(cgroup), attach_type)
 }
 
 /// Attaches a program to a device of this thread's network namespace, after the programs that are there already
 /// (tcx, kernel 6.6). It is detached when the last descriptor and pin of the link are gone, or with the device.
 pub fn link_to_device(program: BorrowedFd<'_>, index: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    create_link(program, index, attach_type, 0)
+    create_link(program, index, attach_type)
 }
 
-/// As [`link_to_device`], before the programs that are there already.
-pub fn link_to_device_first(program: BorrowedFd<'_>, index: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    create_link(program, index, attach_type, BEFORE)
-}
-
-fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr {
         program: number(program),
         target,
         attach_type,
-        flags,
+        flags: 0,
         iterator_info: 0,
         iterator_info_len: 0,
         padding: 0,

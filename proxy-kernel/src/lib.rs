@@ -3,6 +3,7 @@
 //! Thin: one function a call, errors as the kernel gives them. Must not know Services, pods, or why anything is called.
 
 pub mod bpf;
+pub mod clsact;
 pub mod element;
 mod netns;
 

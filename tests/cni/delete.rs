@@ -55,6 +55,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("DEL after the configuration changed releases everything", |candidate| {
             released_with(candidate, "mtu", &json!(1280))
         }),
+        ("DEL with an ipam that is no object releases everything", |candidate| {
+            released_with(candidate, "ipam", &json!("host-local"))
+        }),
         ("DEL after the interface was renamed releases everything", |candidate| {
             released(candidate, |stage, config, pod| {
                 pod.netns.ip("link set eth0 down")?;

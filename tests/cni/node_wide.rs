@@ -23,10 +23,11 @@ pub(crate) fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]);
-    let newer: [Named<'_>; 16] = [
+    let newer: [Named<'_>; 17] = [
         ("STATUS says nothing while everything works", status_is_silent),
         ("STATUS needs neither container, namespace nor path", status_needs_nothing),
         ("STATUS without a running agent has code 50", status_without_an_agent),
+        ("STATUS says nothing while the agent restarts", status_while_the_agent_restarts),
         ("STATUS before the agent has run has code 50 and says what to do", status_without_facts),
         ("STATUS repeats what keeps pods from being served, with code 50", status_with_an_obstacle),
         ("ADD before the agent has run has code 11", add_without_facts),
@@ -110,6 +111,17 @@ fn status_without_an_agent(candidate: &Candidate) -> Result<()> {
     let (mut stage, config) = candidate.stage()?;
     stage.stop_agent();
     status_is(&stage, &config, "agent")
+}
+
+fn status_while_the_agent_restarts(candidate: &Candidate) -> Result<()> {
+    let (mut stage, config) = candidate.stage()?;
+    stage.interrupt_agent();
+    stage.run(&stage.bare("STATUS", &config))?.silence()?;
+    stage.add(&config, &stage.pod()?)?;
+    fs::remove_file(&stage.facts(None)?.pins.guard_ingress)?;
+    let refusal = stage.run(&stage.bare("STATUS", &config))?.refusal()?;
+    ensure!(refusal.code == 51, "code {}: {}", refusal.code, refusal.text);
+    Ok(())
 }
 
 fn status_without_facts(candidate: &Candidate) -> Result<()> {

@@ -37,6 +37,18 @@ const MISSING: &[(&str, &[&str])] = &[
             "the plugin's own namespace is refused, and nothing was done before",
         ],
     ),
+    (
+        "It stops at a configuration that was spoilt.",
+        &["DEL with an ipam that is no object releases everything"],
+    ),
+    (
+        "It lets the kernel judge names of interfaces.",
+        &[
+            "an interface called as the settings of all are has code 4",
+            "an interface called as the settings of new ones are has code 4",
+            "an interface name that the kernel would number has code 4",
+        ],
+    ),
     ("It splits at every equals sign.", &["a value in CNI_ARGS may hold an equals sign"]),
     ("It does not know who holds an address.", &["an address that is held is refused, and its holder named"]),
     (

@@ -161,6 +161,9 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("an interface name with a slash has code 4", "CNI_IFNAME", "eth/0"),
     ("an interface name with a colon has code 4", "CNI_IFNAME", "eth:0"),
     ("an interface name with a space has code 4", "CNI_IFNAME", "eth 0"),
+    ("an interface name that the kernel would number has code 4", "CNI_IFNAME", "eth0%d"),
+    ("an interface called as the settings of all are has code 4", "CNI_IFNAME", "all"),
+    ("an interface called as the settings of new ones are has code 4", "CNI_IFNAME", "default"),
 ];
 
 const fn row(

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
-use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, PortMapping, Protocol, Stage};
+use cni::record::{Attachment, AttachmentId, Ipam, NetnsId, PodRef, PortMapping, Protocol};
 use cni::store::{Store, Wish};
 use cni::{facts::NodeFacts, wire};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
@@ -39,16 +39,12 @@ fn attachment(pod: &Pod, host_ip: Option<IpAddr>) -> Attachment {
     let cookie = netns_cookie_of(Path::new(&pod.netns.path())).unwrap();
     Attachment {
         network: "sheave".to_owned(),
-        stage: Stage::Reserved,
         since: 1,
         netns: NetnsId { device: 0, inode: 0, cookie },
         netns_path: pod.netns.path().into(),
         addresses: vec![pod.v4.into(), pod.v6.into()],
         // The lab gave the addresses.
         ipam: Ipam::Delegated("lab".to_owned()),
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
         ports: vec![PortMapping {
             host_port: HOST_PORT,
@@ -56,10 +52,8 @@ fn attachment(pod: &Pod, host_ip: Option<IpAddr>) -> Attachment {
             protocol: Protocol::Tcp,
             host_ip,
         }],
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
         pod: PodRef { namespace: "demo".to_owned(), name: pod.name.clone(), uid: String::new() },
-        id,
+        ..Attachment::of(id)
     }
 }
 

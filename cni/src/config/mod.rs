@@ -142,6 +142,8 @@ pub struct Network {
     pub run_dir: PathBuf,
     /// `ipam.type`: who gives addresses; `None`: we.
     pub ipam: Option<String>,
+    /// What is wrong and was passed over, as the verb only removes: a sentence each.
+    pub overlooked: Vec<String>,
     document: Document,
 }
 
@@ -162,8 +164,10 @@ impl Network {
         if version < since {
             return Err(ConfigError::VerbVersion { verb, since, asked: version });
         }
-        let (run_dir, ipam) = (run_dir(&root)?, ipam(&root)?);
-        Ok(Self { version, name, run_dir, ipam, document })
+        let mut overlooked = Vec::new();
+        let run_dir = lenient(verb, &mut overlooked, run_dir(&root), || DEFAULT_RUN_DIR.into())?;
+        let ipam = lenient(verb, &mut overlooked, ipam(&root), || None)?;
+        Ok(Self { version, name, run_dir, ipam, overlooked, document })
     }
 
     /// `prevResult`: what the plugins before us, or for CHECK and DEL we ourselves, answered.
@@ -200,6 +204,22 @@ impl Network {
     fn root(&self) -> Field<'_> {
         self.document.root()
     }
+}
+
+/// What only removes must not fail because the configuration was spoilt meanwhile: it goes on with what is usual.
+fn lenient<T>(
+    verb: Verb,
+    overlooked: &mut Vec<String>,
+    value: Result<T, ConfigError>,
+    usual: impl FnOnce() -> T,
+) -> Result<T, ConfigError> {
+    value.or_else(|error| match verb {
+        Verb::Del | Verb::Gc => {
+            overlooked.push(format!("{error}; passed over"));
+            Ok(usual())
+        }
+        _ => Err(error),
+    })
 }
 
 fn name(root: &Field<'_>) -> Result<String, ConfigError> {

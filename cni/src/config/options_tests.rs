@@ -102,7 +102,9 @@ fn a_rate_without_a_burst_gets_one() {
     assert_eq!(limits.egress, Some(Rate { rate: 1_000_000_000, burst: 42 }));
     let big =
         runtime("bandwidth", json!({"ingressRate": 1_000_000_000, "egressBurst": 5})).unwrap().bandwidth;
-    assert_eq!((big.ingress.unwrap().burst, big.egress), (100_000_000, None));
+    assert_eq!((big.ingress.unwrap().burst, big.egress), (250_000_000, None));
+    let timeout_of_tcp = big.ingress.unwrap().rate / 5;
+    assert!(big.ingress.unwrap().burst > timeout_of_tcp);
     assert_eq!(code(runtime("bandwidth", json!({"ingressRate": -1}))), 7);
 }
 

@@ -17,8 +17,9 @@ pub(super) const ADDRESS: &str = "an IP address, with or without a prefix length
 const SUBNET: &str = "a prefix such as 10.244.1.0/24";
 const PORT: &str = "a port from 1 to 65535";
 /// What may come at once where nobody says, as a part of what may come in a second, but no less than one large packet of
-/// segmentation offload each way.
-const BURST_PART: u64 = 10;
+/// segmentation offload each way. What exceeds a limit is dropped, and a TCP that lost a whole window is silent for 200 ms
+/// (`TCP_RTO_MIN`, net/tcp.h): what it may send in that time must not be forfeited.
+const BURST_PART: u64 = 4;
 const SMALLEST_BURST: u64 = 8 * 128 * 1024;
 
 /// `portMappings`. A mapping without a host port is none; one that is there twice counts once.

@@ -56,18 +56,43 @@ fn later_verbs_need_later_versions() {
 
 #[test]
 fn names_paths_and_plugins_must_be_what_they_are_to_be() {
-    let with = |key: &str, value: Value| {
-        let mut config = json!({"cniVersion": "1.1.0", "name": "a"});
-        config[key] = value;
-        code(Verb::Del, &config)
-    };
     for name in [json!(""), json!("-a"), json!("a/b"), json!(5), json!(null)] {
-        assert_eq!(with("name", name), 7);
+        assert_eq!(code(Verb::Del, &with("name", &name)), 7);
     }
-    assert_eq!(with("runDir", json!("run")), 7);
-    assert_eq!(with("runDir", json!(5)), 7);
-    assert_eq!(with("ipam", json!({"type": "../evil"})), 7);
-    assert_eq!(with("ipam", json!("host-local")), 7);
+    for (key, value) in spoilt() {
+        for verb in [Verb::Add, Verb::Check, Verb::Status] {
+            assert_eq!(code(verb, &with(key, &value)), 7, "{verb} {key}: {value}");
+        }
+    }
+}
+
+#[test]
+fn what_only_removes_goes_on_with_what_is_usual_and_says_so() {
+    for (key, value) in spoilt() {
+        for verb in [Verb::Del, Verb::Gc] {
+            let network = read(verb, &with(key, &value)).unwrap();
+            assert_eq!((network.run_dir, network.ipam), (DEFAULT_RUN_DIR.into(), None), "{key}: {value}");
+            assert!(network.overlooked.concat().contains(key), "{:?}", network.overlooked);
+        }
+    }
+}
+
+fn with(key: &str, value: &Value) -> Value {
+    let mut config = json!({"cniVersion": "1.1.0", "name": "a"});
+    config[key] = value.clone();
+    config
+}
+
+/// Keys that every verb reads, with values that they must not have.
+fn spoilt() -> [(&'static str, Value); 6] {
+    [
+        ("runDir", json!("run")),
+        ("runDir", json!(5)),
+        ("ipam", json!({"type": "../evil"})),
+        ("ipam", json!({"type": []})),
+        ("ipam", json!("host-local")),
+        ("ipam", json!({"type": "sheave-cni"})),
+    ]
 }
 
 #[test]

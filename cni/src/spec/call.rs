@@ -227,7 +227,9 @@ mod tests {
         for id in ["-a", ".a", "a/b", "a b", "ä"] {
             assert!(matches!(verdict(id, "eth0"), Err(CallError::ContainerId(_))), "{id}");
         }
-        for ifname in [".", "..", "a/b", "a:b", "a b", "a\tb", "1234567890123456"] {
+        let names =
+            [".", "..", "a/b", "a:b", "a b", "a\tb", "1234567890123456", "all", "default", "eth0%d", "%"];
+        for ifname in names {
             assert!(matches!(verdict("a", ifname), Err(CallError::Ifname { .. })), "{ifname}");
         }
         assert_eq!(read(&[("CNI_COMMAND", "add")]), Err(CallError::Verb("add".into())));

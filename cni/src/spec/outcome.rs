@@ -85,12 +85,14 @@ impl Added<'_> {
         self.attachment.addresses.iter().map(of).collect()
     }
 
+    /// Those in the pod's main table: an interface that has a table of its own made none there.
     fn routes(&self) -> Vec<Value> {
         let of = |address: &IpAddr| {
             let everywhere = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             json!({"dst": everywhere, "gw": gateway(*address)})
         };
-        self.attachment.addresses.iter().map(of).collect()
+        let by_rule = &self.attachment.by_rule;
+        self.attachment.addresses.iter().filter(|address| !by_rule.contains(address)).map(of).collect()
     }
 }
 

@@ -3,27 +3,17 @@
 use serde_json::json;
 
 use super::*;
-use crate::record::{AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage};
+use crate::record::AttachmentId;
 
 fn attachment(addresses: &[&str]) -> Attachment {
     let id = AttachmentId { container_id: "c1".into(), ifname: "eth0".into() };
     Attachment {
-        network: "pods".into(),
-        stage: Stage::Reserved,
-        since: 0,
-        netns: NetnsId { device: 4, inode: 5, cookie: 6 },
-        netns_path: "/run/netns/a".into(),
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-        ipam: Ipam::Own,
         host_device: "shv000000000001".into(),
         host_mac: "0a:00:00:00:00:01".parse().unwrap(),
         pod_mac: "0e:00:00:00:00:01".parse().unwrap(),
         mtu: 1450,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-        id,
+        ..Attachment::of(id)
     }
 }
 
@@ -71,6 +61,16 @@ fn a_pod_of_one_family_has_one_address_and_one_route() {
         assert_eq!(result["ips"].as_array().unwrap().len(), 1);
         assert_eq!(result["routes"].as_array().unwrap().len(), 1);
     }
+}
+
+#[test]
+fn only_routes_that_were_made_are_told() {
+    let by_rule = vec![BOTH[1].parse().unwrap()];
+    let attachment = Attachment { by_rule, ..attachment(&BOTH) };
+    let (netns, dns) = (Path::new("/run/netns/a"), &Dns::default());
+    let result = Added { attachment: &attachment, netns, dns }.document(Version::V1_1_0, None);
+    assert_eq!(result["ips"].as_array().unwrap().len(), 2);
+    assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}]));
 }
 
 #[test]

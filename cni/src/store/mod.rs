@@ -98,10 +98,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Gone`] if it was released meanwhile; [`StoreError::Damaged`].
     pub fn commit(&self, id: &AttachmentId) -> Result<(), StoreError> {
+        self.commit_with(id, &[])
+    }
+
+    /// As [`Store::commit`]; and which of its addresses leave the pod by rules of their own.
+    ///
+    /// # Errors
+    /// See [`Store::commit`].
+    pub fn commit_with(&self, id: &AttachmentId, by_rule: &[IpAddr]) -> Result<(), StoreError> {
         let files = self.files.write()?;
         let Some(entry) = files.find(id.hash())? else { return Err(StoreError::Gone(id.clone())) };
         match files.record(&entry) {
-            Ok(record) if record.id == *id => files.put(&Attachment { stage: Stage::Wired, ..record }),
+            Ok(record) if record.id == *id => {
+                files.put(&Attachment { stage: Stage::Wired, by_rule: by_rule.to_vec(), ..record })
+            }
             Ok(_) => Err(StoreError::Gone(id.clone())),
             Err(_) => Err(StoreError::Damaged { id: id.clone(), path: files.path(&entry) }),
         }

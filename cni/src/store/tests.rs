@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::record::{Bandwidth, NetnsId, PodRef, PortMapping, Protocol};
+use crate::record::{NetnsId, PodRef, PortMapping, Protocol};
 
 fn store() -> (TempDir, Store) {
     let folder = TempDir::new().unwrap();
@@ -18,24 +18,14 @@ fn id(container: &str) -> AttachmentId {
 }
 
 fn attachment(container: &str) -> Attachment {
-    let id = id(container);
     Attachment {
         network: "sheave".into(),
-        stage: Stage::Reserved,
         since: 1000,
         netns: NetnsId { device: 4, inode: 5, cookie: 6 },
         netns_path: "/run/netns/a".into(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
         pod: PodRef { namespace: "shop".into(), name: format!("pod-{container}"), uid: String::new() },
-        id,
+        ..Attachment::of(id(container))
     }
 }
 

@@ -15,7 +15,11 @@ use crate::{
     record::{Attachment, Ipam, NetnsId, PortMapping, Stage},
     spec::{Added, Error, interface_in},
     store::Wish,
+    wire::Held,
 };
+
+/// How often addresses are taken that turn out to be another pod's. The second time all of those are known.
+const ATTEMPTS: u32 = 4;
 
 /// Attaches, and answers with the result.
 pub(super) fn add(task: &Task<'_>) -> Result<Value, Error> {
@@ -87,8 +91,8 @@ impl<'a> Plan<'a> {
     /// With addresses and ports that are its own.
     fn reserved(&self, lease: &Lease) -> Result<(Attachment, Lease), Failed> {
         let world = self.task.world;
-        let attachment = world.reserve(self.attachment(lease), &self.wish())?;
-        self.wired(&attachment).map_err(|failed| {
+        let attachment = self.unheld(lease)?;
+        let by_rule = self.wired(&attachment).map_err(|failed| {
             if failed.remains {
                 return failed;
             }
@@ -97,48 +101,69 @@ impl<'a> Plan<'a> {
                 Err(undoing) => Failed { error: failed.error.adding(&undoing.sentence()), remains: true },
             }
         })?;
-        Ok((attachment, lease.clone()))
+        Ok((Attachment { by_rule, ..attachment }, lease.clone()))
     }
 
-    /// With devices.
-    fn wired(&self, attachment: &Attachment) -> Result<(), Failed> {
+    /// Where nothing is remembered of a pod that lives, the kernel still knows its addresses: they are passed over.
+    fn unheld(&self, lease: &Lease) -> Result<Attachment, Failed> {
+        let (world, mut wish) = (self.task.world, self.wish());
+        for _ in 0..ATTEMPTS {
+            let attachment = world.reserve(self.attachment(lease), &wish)?;
+            let held = match world.held_by_others(&attachment) {
+                Ok(held) if held.is_empty() => return Ok(attachment),
+                other => other,
+            };
+            world.release(&attachment.id).map_err(|error| Failed { error, remains: true })?;
+            let held = held?;
+            let own = held.iter().find(|held| attachment.addresses.contains(&held.address));
+            let ours_to_choose = attachment.ipam == Ipam::Own && wish.fixed.is_empty();
+            if let Some(held) = own.filter(|_| !ours_to_choose) {
+                return Err(refused(held).into());
+            }
+            let passed_over = own.map(|held| held.address.to_string()).unwrap_or_default();
+            world.log(&format!("passed over {passed_over}: a pod has it of which nothing is remembered"));
+            wish.reserved.extend(held.iter().map(|held| held.address));
+        }
+        Err(Error::from(Refusal::Changing).into())
+    }
+
+    /// With devices. The addresses that leave the pod by rules of their own.
+    fn wired(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Failed> {
         let (world, pins) = (self.task.world, &self.facts.pins);
-        world.connect(attachment, pins)?;
-        self.finished(attachment).map_err(|error| match world.disconnect(attachment, Some(pins)) {
+        let by_rule = world.connect(attachment, pins)?.by_rule;
+        let finished = self.finished(attachment, &by_rule);
+        finished.map(|()| by_rule).map_err(|error| match del::disconnect(world, attachment, Some(pins)) {
             Ok(()) => error.into(),
             Err(undoing) => Failed { error: error.adding(&undoing.sentence()), remains: true },
         })
     }
 
     /// With ports, and said so.
-    fn finished(&self, attachment: &Attachment) -> Result<(), Error> {
+    fn finished(&self, attachment: &Attachment, by_rule: &[IpAddr]) -> Result<(), Error> {
         let world = self.task.world;
         if !attachment.ports.is_empty() {
             world.serve_ports(&attachment.id).map_err(Refusal::Ports)?;
         }
-        world.commit(&attachment.id)
+        world.commit(&attachment.id, by_rule)
     }
 
     fn attachment(&self, lease: &Lease) -> Attachment {
         let (call, options) = (self.task.call, &self.options);
         let ipam = self.task.network.ipam.clone();
         Attachment {
-            id: call.id.clone(),
             network: self.task.network.name.clone(),
-            stage: Stage::Reserved,
             since: self.task.world.now(),
             netns: self.netns,
             netns_path: call.netns.clone(),
             addresses: lease.addresses.clone(),
             ipam: ipam.map_or(Ipam::Own, Ipam::Delegated),
-            host_device: call.id.host_device(),
-            host_mac: call.id.host_mac(),
             pod_mac: options.mac.unwrap_or_else(|| call.id.pod_mac()),
             mtu: options.mtu.unwrap_or(self.facts.mtu),
             ports: self.ports(lease),
             bandwidth: options.bandwidth,
             socket_lb_off: options.socket_lb_off,
             pod: options.pod.clone(),
+            ..Attachment::of(call.id.clone())
         }
     }
 
@@ -163,6 +188,10 @@ impl<'a> Plan<'a> {
         let ports = self.options.ports.iter();
         ports.filter(|port| port.host_ip.is_none_or(has)).cloned().collect()
     }
+}
+
+fn refused(held: &Held) -> Error {
+    Refusal::Held { address: held.address, host_device: held.host_device.clone() }.into()
 }
 
 /// The namespace, which must be one and not our own.

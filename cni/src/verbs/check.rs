@@ -62,7 +62,7 @@ fn against_kernel(task: &Task<'_>, record: &Attachment) -> Result<Vec<String>, E
     let mut differences = task.world.check(record, &facts.pins)?;
     if !record.ports.is_empty() && task.world.agent_runs() {
         // The agent answers at once for ports that it serves.
-        differences.extend(task.world.serve_ports(&record.id).err());
+        differences.extend(task.world.serve_ports(&record.id).err().map(|error| error.to_string()));
     }
     Ok(differences)
 }

@@ -3,11 +3,10 @@
 //! The host's side goes first: nothing is entered in the container's namespace, whose end of the pair goes with ours. Then
 //! the addresses, which must not be given to the next pod while a route still leads to this one. Must not know how.
 
-use std::path::PathBuf;
-
-use super::{Task, ipam};
+use super::{Task, World, ipam};
 use crate::{
-    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+    facts::Pins,
+    record::{Attachment, Ipam},
     spec::Error,
 };
 
@@ -29,13 +28,30 @@ pub(super) fn remove(task: &Task<'_>, record: Option<&Attachment>) -> Result<(),
     let attachment = match record {
         Some(record) => record,
         None => {
-            unknown = unrecorded(&task.call.id);
+            unknown = Attachment::of(task.call.id.clone());
             &unknown
         }
     };
-    world.disconnect(attachment, facts.as_ref().map(|facts| &facts.pins))?;
+    disconnect(world, attachment, facts.as_ref().map(|facts| &facts.pins))?;
     release_lease(task, record)?;
     world.release(&task.call.id)
+}
+
+/// Removes the devices. That its sockets are left alone is the pod's, not the interface's: it stays while another interface
+/// of the pod asks for it.
+pub(super) fn disconnect(
+    world: &dyn World,
+    attachment: &Attachment,
+    pins: Option<&Pins>,
+) -> Result<(), Error> {
+    let shares = |other: &Attachment| {
+        other.id != attachment.id && other.socket_lb_off && other.netns.cookie == attachment.netns.cookie
+    };
+    if attachment.socket_lb_off && world.list().is_ok_and(|all| all.iter().any(shares)) {
+        let one = Attachment { socket_lb_off: false, ..attachment.clone() };
+        return world.disconnect(&one, pins);
+    }
+    world.disconnect(attachment, pins)
 }
 
 /// Gives back what a delegated plugin gave. It is told also where we remember nothing: it may remember something.
@@ -50,26 +66,4 @@ fn release_lease(task: &Task<'_>, record: Option<&Attachment>) -> Result<(), Err
         ));
     }
     Ok(())
-}
-
-/// All that is known of an attachment without a record: what its names say.
-fn unrecorded(id: &AttachmentId) -> Attachment {
-    Attachment {
-        id: id.clone(),
-        network: String::new(),
-        stage: Stage::Reserved,
-        since: 0,
-        netns: NetnsId { device: 0, inode: 0, cookie: 0 },
-        netns_path: PathBuf::new(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
-        mtu: 0,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-    }
 }

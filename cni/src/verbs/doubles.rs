@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
+    time::Duration,
 };
 
 use ipnetwork::IpNetwork;
@@ -16,10 +17,12 @@ use serde_json::{Value, json};
 
 use super::{Failed, IpamError, Ipams, Node, Storage, Wiring};
 use crate::{
+    agent::PortsError,
     facts::{NodeFacts, Pins},
     record::{Attachment, AttachmentId, Ipam, NetnsId, Stage},
     spec::{Code, Error, Verb},
     store::Wish,
+    wire::{Held, Wired},
 };
 
 pub(super) const NOW: u64 = 1_000_000;
@@ -37,10 +40,20 @@ pub(super) struct State {
     pub(super) namespaces: BTreeMap<PathBuf, NetnsId>,
     pub(super) facts: Option<NodeFacts>,
     pub(super) agent: bool,
+    /// How long ago an agent gave a sign of life.
+    pub(super) agent_seen: Option<Duration>,
+    /// Addresses of pods of which nothing is remembered.
+    pub(super) held: Vec<Held>,
+    /// The container has a default route already.
+    pub(super) has_default_route: bool,
+    /// Sockets of a container were given back to translation.
+    pub(super) unexempted: bool,
     pub(super) missing_pins: Vec<PathBuf>,
     pub(super) differences: Vec<String>,
     /// Answers of delegated plugins; a plugin without one is not installed.
     pub(super) plugins: BTreeMap<String, Value>,
+    /// Why the agent can never serve the ports.
+    pub(super) refused_ports: Option<String>,
     pub(super) log: Vec<String>,
     /// A failing `connect` cannot undo what it did.
     pub(super) connect_leaves: bool,
@@ -78,8 +91,6 @@ pub(super) fn facts() -> NodeFacts {
             packet_only: "/pins/packet_only".into(),
             guard_ingress: "/pins/guard_ingress".into(),
             guard_egress: "/pins/guard_egress".into(),
-            links: "/pins/links".into(),
-            tcx: true,
         },
         node_addresses: vec!["192.0.2.7".parse().unwrap()],
         obstacle: None,
@@ -144,29 +155,32 @@ impl Doubles {
     }
 }
 
-/// The tenth address of each range.
-fn addresses(ranges: &[IpNetwork]) -> Vec<IpAddr> {
-    let tenth = |range: &IpNetwork| match range {
-        IpNetwork::V4(range) => range.nth(10).unwrap().into(),
-        IpNetwork::V6(range) => (u128::from(range.network()) + 10).to_be_bytes().into(),
+/// The tenth address of each range, or the next that is not reserved.
+fn addresses(wish: &Wish) -> Vec<IpAddr> {
+    let nth = |range: &IpNetwork, number: u32| match range {
+        IpNetwork::V4(range) => range.nth(number).unwrap().into(),
+        IpNetwork::V6(range) => (u128::from(range.network()) + u128::from(number)).to_be_bytes().into(),
     };
-    ranges.iter().map(tenth).collect()
+    let free = |range| (10..).map(|number| nth(range, number)).find(|it| !wish.reserved.contains(it));
+    wish.ranges.iter().filter_map(free).collect()
 }
 
 impl Storage for Doubles {
     fn reserve(&self, mut attachment: Attachment, wish: &Wish) -> Result<Attachment, Error> {
         self.step("reserve")?;
         if attachment.ipam == Ipam::Own {
-            attachment.addresses =
-                if wish.fixed.is_empty() { addresses(&wish.ranges) } else { wish.fixed.clone() };
+            attachment.addresses = if wish.fixed.is_empty() { addresses(wish) } else { wish.fixed.clone() };
         }
         self.state.borrow_mut().records.insert(attachment.id.clone(), attachment.clone());
         Ok(attachment)
     }
 
-    fn commit(&self, id: &AttachmentId) -> Result<(), Error> {
+    fn commit(&self, id: &AttachmentId, by_rule: &[IpAddr]) -> Result<(), Error> {
         self.step("commit")?;
-        self.change(|state| state.records.get_mut(id).unwrap().stage = Stage::Wired);
+        self.change(|state| {
+            let record = state.records.get_mut(id).unwrap();
+            (record.stage, record.by_rule) = (Stage::Wired, by_rule.to_vec());
+        });
         Ok(())
     }
 
@@ -205,19 +219,31 @@ impl Wiring for Doubles {
         Ok(OWN_COOKIE)
     }
 
-    fn connect(&self, attachment: &Attachment, _pins: &Pins) -> Result<(), Failed> {
+    fn held_by_others(&self, attachment: &Attachment) -> Result<Vec<Held>, Error> {
+        self.step("held_by_others")?;
+        let held = self.state.borrow().held.clone();
+        let concerned = held.iter().any(|held| attachment.addresses.contains(&held.address));
+        Ok(if concerned { held } else { Vec::new() })
+    }
+
+    fn connect(&self, attachment: &Attachment, _pins: &Pins) -> Result<Wired, Failed> {
         let remains = self.state.borrow().connect_leaves;
         if let Err(error) = self.step("connect") {
             self.change(|state| remains && state.devices.insert(attachment.host_device.clone()));
             return Err(Failed { error, remains });
         }
         self.change(|state| assert!(state.devices.insert(attachment.host_device.clone()), "wired twice"));
-        Ok(())
+        let of_first = self.state.borrow().has_default_route;
+        let by_rule = attachment.addresses.iter().copied().filter(|_| of_first).collect();
+        Ok(Wired { host_index: 7, by_rule })
     }
 
     fn disconnect(&self, attachment: &Attachment, _pins: Option<&Pins>) -> Result<(), Error> {
         self.step("disconnect")?;
-        self.change(|state| state.devices.remove(&attachment.host_device));
+        self.change(|state| {
+            state.devices.remove(&attachment.host_device);
+            state.unexempted |= attachment.socket_lb_off;
+        });
         Ok(())
     }
 
@@ -245,8 +271,14 @@ impl Node for Doubles {
         self.state.borrow().agent
     }
 
-    fn serve_ports(&self, id: &AttachmentId) -> Result<(), String> {
-        self.step("serve_ports").map_err(|error| error.msg)?;
+    fn agent_lived_within(&self, age: Duration) -> bool {
+        self.state.borrow().agent_seen.is_some_and(|since| since <= age)
+    }
+
+    fn serve_ports(&self, id: &AttachmentId) -> Result<(), PortsError> {
+        self.step("serve_ports").map_err(|error| PortsError::NotYet(error.msg))?;
+        let refused = self.state.borrow().refused_ports.clone();
+        refused.map_or(Ok(()), |reason| Err(PortsError::Refused(reason)))?;
         assert!(self.state.borrow().records.contains_key(id), "the agent finds no record");
         Ok(())
     }

@@ -6,22 +6,23 @@ use std::{
     cell::OnceCell,
     env,
     io::{self, Write as _},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
 
 use super::{Failed, IpamError, Ipams, Node, Storage, Wiring};
 use crate::{
-    agent,
+    agent::{self, PortsError},
     facts::{FactsError, NodeFacts, Pins},
     record::{Attachment, AttachmentId, NetnsId},
     spec::{Code, Error, Verb, lookup},
     store::{Store, StoreError, Wish},
-    wire::{self, WireError},
+    wire::{self, Held, WireError, Wired},
 };
 
 /// What works in a run folder.
@@ -100,8 +101,8 @@ impl Storage for Machine {
         self.store()?.reserve(attachment, wish).map_err(|error| of_store(&error))
     }
 
-    fn commit(&self, id: &AttachmentId) -> Result<(), Error> {
-        self.store()?.commit(id).map_err(|error| of_store(&error))
+    fn commit(&self, id: &AttachmentId, by_rule: &[IpAddr]) -> Result<(), Error> {
+        self.store()?.commit_with(id, by_rule).map_err(|error| of_store(&error))
     }
 
     fn get(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error> {
@@ -133,8 +134,12 @@ impl Wiring for Machine {
         proxy_kernel::netns_cookie().map_err(failed)
     }
 
-    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Failed> {
-        wire::connect(attachment, pins).map(drop).map_err(|error| Failed {
+    fn held_by_others(&self, attachment: &Attachment) -> Result<Vec<Held>, Error> {
+        wire::held_by_others(attachment).map_err(|error| of_wiring(&error))
+    }
+
+    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<Wired, Failed> {
+        wire::connect(attachment, pins).map_err(|error| Failed {
             error: of_wiring(&error),
             remains: matches!(error, WireError::NotUndone { .. }),
         })
@@ -167,7 +172,11 @@ impl Node for Machine {
         agent::is_running(&self.run_dir)
     }
 
-    fn serve_ports(&self, id: &AttachmentId) -> Result<(), String> {
+    fn agent_lived_within(&self, age: Duration) -> bool {
+        agent::lived_within(&self.run_dir, age)
+    }
+
+    fn serve_ports(&self, id: &AttachmentId) -> Result<(), PortsError> {
         agent::serve_ports(&self.run_dir, id)
     }
 

@@ -72,8 +72,6 @@ fn pins_that_are_not_there_are_named() {
         packet_only: here.clone(),
         guard_ingress: here.clone(),
         guard_egress: "/nonexistent/guard_egress".into(),
-        links: folder.path().into(),
-        tcx: true,
     };
     assert_eq!(machine.missing_pins(&pins), [PathBuf::from("/nonexistent/guard_egress")]);
 }

@@ -77,6 +77,7 @@ pub fn answer<W: World>(
         Err(error) => return told(error.into()),
     };
     let world = open(&network.run_dir);
+    network.overlooked.iter().for_each(|sentence| world.log(sentence));
     match perform(&Task { call: &call, network: &network, stdin, world: &world }) {
         Ok(document) => Outcome::done(document),
         Err(error) => told(error),

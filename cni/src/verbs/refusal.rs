@@ -2,11 +2,12 @@
 //!
 //! Must not know how it is found out.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use thiserror::Error;
 
 use crate::{
+    agent::PortsError,
     record::AttachmentId,
     spec::{Code, Error},
 };
@@ -51,7 +52,21 @@ pub enum Refusal {
     AgentDown,
     /// The agent did not serve the ports.
     #[error("the host ports are not served: {0}")]
-    Ports(String),
+    Ports(PortsError),
+    /// A pod of which nothing is remembered has the address.
+    #[error(
+        "address {address} leads to device {host_device}: a pod has it of which nothing is remembered any more; \
+         delete that pod, or ask for another address"
+    )]
+    Held {
+        /// The address.
+        address: IpAddr,
+        /// The host's end of that pod.
+        host_device: String,
+    },
+    /// Addresses were found to be other pods' again and again.
+    #[error("the addresses of pods change faster than they can be looked at: try again")]
+    Changing,
     /// It is there already.
     #[error("interface {0} is attached already: a container's interface is added once; DEL it first")]
     Attached(AttachmentId),
@@ -83,7 +98,7 @@ pub enum Refusal {
         address: String,
     },
     /// STATUS: the agent is down.
-    #[error("the agent does not run: start it (`sheave agent --pod-network`)")]
+    #[error("the agent has not run for half a minute or more: start it (`sheave agent --pod-network`)")]
     NotReady,
     /// STATUS: what pods need is gone.
     #[error("the data plane is broken, {0} is not there: restart the agent, which makes it anew")]
@@ -94,10 +109,16 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::NoNetns(_) | Self::OwnNetns(_) => Code::Netns,
-            Self::Obstacle(_) | Self::Layout { .. } | Self::NoPodCidr | Self::AgentDown | Self::Ports(_) => {
-                Code::TryLater
-            }
-            Self::ForeignRange(_) | Self::NoPrevious => Code::Config,
+            Self::Obstacle(_)
+            | Self::Layout { .. }
+            | Self::NoPodCidr
+            | Self::Changing
+            | Self::AgentDown
+            | Self::Ports(PortsError::NotYet(_)) => Code::TryLater,
+            Self::Held { .. }
+            | Self::Ports(PortsError::Refused(_))
+            | Self::ForeignRange(_)
+            | Self::NoPrevious => Code::Config,
             Self::Attached(_) | Self::InPrevious(_) => Code::Attached,
             Self::Different { .. } => Code::Different,
             Self::NoDelegatedAddress(_) | Self::DelegatedAddress { .. } => Code::Delegate,

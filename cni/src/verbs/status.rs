@@ -2,11 +2,17 @@
 //!
 //! A node without free addresses is ready: otherwise Kubernetes would evict the pods that run. Must not know the pods.
 
+use std::time::Duration;
+
 use super::{Refusal, Task, add, ipam};
 use crate::{
     facts::NodeFacts,
     spec::{Code, Error, Verb},
 };
+
+/// A node stays ready for so long without an agent: it is being exchanged or restarted, and pods without host ports can
+/// be added all the same. Kubernetes would report the node and stop sending pods to it.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Looks.
 pub(super) fn status(task: &Task<'_>) -> Result<(), Error> {
@@ -14,7 +20,7 @@ pub(super) fn status(task: &Task<'_>) -> Result<(), Error> {
     if facts.obstacle.is_none() {
         pinned(task, &facts)?;
     }
-    if !task.world.agent_runs() {
+    if !task.world.agent_runs() && !task.world.agent_lived_within(GRACE) {
         return Err(Refusal::NotReady.into());
     }
     add::usable(&facts).map_err(|refusal| not_ready(refusal.into()))?;

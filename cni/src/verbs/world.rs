@@ -2,16 +2,22 @@
 //!
 //! Must not know any of it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
+    agent::PortsError,
     facts::{NodeFacts, Pins},
     record::{Attachment, AttachmentId, NetnsId},
     spec::{Code, Error, Verb},
     store::Wish,
+    wire::{Held, Wired},
 };
 
 /// A step failed. What came before it is undone, unless what it did could not be undone itself: then the record must
@@ -34,8 +40,8 @@ impl From<Error> for Failed {
 pub trait Storage {
     /// Takes addresses and ports.
     fn reserve(&self, attachment: Attachment, wish: &Wish) -> Result<Attachment, Error>;
-    /// Remembers that it is wired.
-    fn commit(&self, id: &AttachmentId) -> Result<(), Error>;
+    /// Remembers that it is wired, and which addresses leave the pod by rules of their own.
+    fn commit(&self, id: &AttachmentId, by_rule: &[IpAddr]) -> Result<(), Error>;
     /// What is remembered of one.
     fn get(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error>;
     /// All.
@@ -52,8 +58,10 @@ pub trait Wiring {
     fn identify(&self, netns: &Path) -> Result<Option<NetnsId>, Error>;
     /// The cookie of the plugin's own.
     fn own_cookie(&self) -> Result<u64, Error>;
+    /// If an address of it leads to another pod's device: all that do, see [`crate::wire::held_by_others`].
+    fn held_by_others(&self, attachment: &Attachment) -> Result<Vec<Held>, Error>;
     /// Wires; undoes itself on failure, if it can.
-    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<(), Failed>;
+    fn connect(&self, attachment: &Attachment, pins: &Pins) -> Result<Wired, Failed>;
     /// Removes what exists.
     fn disconnect(&self, attachment: &Attachment, pins: Option<&Pins>) -> Result<(), Error>;
     /// What differs, a sentence each.
@@ -70,8 +78,10 @@ pub trait Node {
     fn facts(&self) -> Result<NodeFacts, Error>;
     /// Whether an agent runs.
     fn agent_runs(&self) -> bool;
+    /// Whether an agent gave a sign of life at most so long ago.
+    fn agent_lived_within(&self, age: Duration) -> bool;
     /// Has the agent serve the host ports of an attachment.
-    fn serve_ports(&self, id: &AttachmentId) -> Result<(), String>;
+    fn serve_ports(&self, id: &AttachmentId) -> Result<(), PortsError>;
     /// A line for the runtime's log.
     fn log(&self, line: &str);
 }

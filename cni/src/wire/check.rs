@@ -1,25 +1,26 @@
 //! Looks whether a pod's network is still as it was made.
 //!
 //! What a later plugin of a chain may change is not looked at: MAC addresses, kernel settings, the MTU of the pod's end, the
-//! pod's routes but for there being a default route at all. Must not change anything.
+//! pod's routes but for there being a default route at all, and a further interface having its own. Must not change
+//! anything.
 
 use std::net::IpAddr;
 
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     address::AddressAttribute,
     link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::NeighbourAttribute,
-    route::{RouteAttribute, RouteMessage},
+    route::RouteAttribute,
 };
 
 use super::{
-    WireError, guard,
+    WireError, filter, guard,
     kernel::{find, pod_socket},
     message,
     netlink::Rtnetlink,
     netns::Namespace,
-    plan,
+    plan, way_out,
 };
 use crate::{facts::Pins, record::Attachment};
 
@@ -108,7 +109,7 @@ fn guarded(
         found.push(format!("the guard of {} does not know the pod's addresses", attachment.host_device));
     }
     for side in plan::sides(attachment) {
-        if !guard::is_attached(host, pins, index, side)? {
+        if !filter::is_attached(host, index, side)? {
             found.push(format!("no guard is attached to {} ({side:?})", attachment.host_device));
         }
     }
@@ -133,9 +134,8 @@ fn pod_side(namespace: &Namespace, attachment: &Attachment, peer: u32) -> Result
         if !present.contains(&address) {
             found.push(format!("interface {name} does not have the address {address}"));
         }
-        if !has_default_route(&mut pod, address)? {
-            found.push(format!("the pod has no default route for the family of {address}"));
-        }
+        let by_rule = attachment.by_rule.contains(&address);
+        found.extend(way_out::missing(&mut pod, link.header.index, address, by_rule)?);
     }
     Ok(found)
 }
@@ -152,17 +152,4 @@ fn addresses(pod: &mut Rtnetlink, index: u32) -> Result<Vec<IpAddr>, WireError> 
         _ => None,
     };
     Ok(ours.flat_map(|found| found.attributes).filter_map(address).collect())
-}
-
-fn has_default_route(pod: &mut Rtnetlink, like: IpAddr) -> Result<bool, WireError> {
-    let attempt = WireError::kernel("list the pod's routes".into());
-    let all = pod.dump(&message::routes_like(like)).map_err(attempt)?;
-    Ok(all
-        .iter()
-        .any(|found| matches!(found, RouteNetlinkMessage::NewRoute(route) if is_default(route, like))))
-}
-
-fn is_default(route: &RouteMessage, like: IpAddr) -> bool {
-    let family = if like.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    route.header.destination_prefix_length == 0 && route.header.address_family == family
 }

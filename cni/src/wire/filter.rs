@@ -1,15 +1,13 @@
-//! The guard as a filter of the qdisc clsact: before kernel 6.6, or where the agent wants pods attached fast. A pinned tcx
-//! link costs a grace period of RCU (some 10 ms, in which no device of the host can be changed), a filter does not.
+//! The guard as a filter of the qdisc clsact. A tcx link, which needs kernel 6.6 besides, costs a grace period of RCU (some
+//! 10 ms, in which no device of the host can be changed), a filter does not.
 //!
 //! It goes with its device. The agent knows it by priority, handle and name. Must not know what the program does.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
-};
+use netlink_packet_route::RouteNetlinkMessage;
+use proxy_kernel::clsact;
 
 use super::{
     WireError,
@@ -17,25 +15,15 @@ use super::{
     plan::Side,
 };
 
-/// Order among the filters of one side.
-pub const PRIORITY: u32 = 1_513;
-/// Handle of our filters at this priority.
-pub const HANDLE: u32 = 0x5ea7;
-/// What the names of our filters begin with; then the program's.
-pub const NAME: &str = "sheave:";
+/// Before the packet path's.
+const PRIORITY: u32 = clsact::FIRST_PRIORITY;
 
-/// `TC_H_MAKE(TC_H_CLSACT, 0)` (linux/pkt_sched.h).
-const QDISC_HANDLE: u32 = 0xffff_0000;
-/// `TC_H_CLSACT`.
-const QDISC_PARENT: u32 = 0xffff_fff1;
-/// `ETH_P_ALL` in network byte order, as `tcm_info` has it.
-const EVERY_PROTOCOL: u32 = 0x0300;
-
-/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and its like for egress.
-fn parent(side: Side) -> u32 {
-    match side {
-        Side::Ingress => 0xffff_fff2,
-        Side::Egress => 0xffff_fff3,
+impl From<Side> for clsact::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Ingress => Self::Ingress,
+            Side::Egress => Self::Egress,
+        }
     }
 }
 
@@ -47,21 +35,21 @@ pub(super) fn attach(
     side: Side,
 ) -> Result<(), WireError> {
     let attempt = || WireError::kernel(format!("attach the guard to the device of index {index}"));
-    match host.change(qdisc(index), NLM_F_CREATE | NLM_F_EXCL) {
+    match host
+        .change(RouteNetlinkMessage::NewQueueDiscipline(clsact::qdisc(index)), NLM_F_CREATE | NLM_F_EXCL)
+    {
         Err(refusal) if !refusal.is(libc::EEXIST) => return Err(attempt()(refusal)),
         Ok(()) | Err(_) => {}
     }
-    host.change(filter(program, index, side), NLM_F_CREATE).map_err(attempt())
+    let filter = clsact::filter_with(index, side.into(), PRIORITY, program, side.program_name());
+    host.change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE).map_err(attempt())
 }
 
 /// Whether our filter is there.
 pub(super) fn is_attached(host: &mut Rtnetlink, index: u32, side: Side) -> Result<bool, WireError> {
-    let request = RouteNetlinkMessage::GetTrafficFilter(header(index, 0, parent(side), 0));
-    let ours = header(index, HANDLE, parent(side), info()).header;
+    let request = RouteNetlinkMessage::GetTrafficFilter(clsact::filters(index, side.into()));
     let is_ours = |found: &RouteNetlinkMessage| match found {
-        RouteNetlinkMessage::NewTrafficFilter(found) => {
-            found.header.handle == ours.handle && found.header.info == ours.info
-        }
+        RouteNetlinkMessage::NewTrafficFilter(found) => clsact::is_filter(found, PRIORITY),
         _ => false,
     };
     match host.dump(&request) {
@@ -73,35 +61,4 @@ pub(super) fn is_attached(host: &mut Rtnetlink, index: u32, side: Side) -> Resul
 
 fn has_no_qdisc(refusal: &Refusal) -> bool {
     refusal.is(libc::EINVAL) || refusal.is(libc::ENOENT)
-}
-
-fn qdisc(index: u32) -> RouteNetlinkMessage {
-    let mut message = header(index, QDISC_HANDLE, QDISC_PARENT, 0);
-    message.attributes.push(TcAttribute::Kind("clsact".to_owned()));
-    RouteNetlinkMessage::NewQueueDiscipline(message)
-}
-
-fn filter(program: BorrowedFd<'_>, index: u32, side: Side) -> RouteNetlinkMessage {
-    let options = [
-        TcFilterBpfOption::ProgFd(program.as_fd().as_raw_fd().unsigned_abs()),
-        TcFilterBpfOption::ProgName(format!("{NAME}{}", side.program_name())),
-        TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
-    ];
-    let mut message = header(index, HANDLE, parent(side), info());
-    message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
-    message.attributes.push(TcAttribute::Options(options.map(TcOption::Bpf).to_vec()));
-    RouteNetlinkMessage::NewTrafficFilter(message)
-}
-
-fn info() -> u32 {
-    PRIORITY << 16 | EVERY_PROTOCOL
-}
-
-fn header(index: u32, handle: u32, parent: u32, info: u32) -> TcMessage {
-    // Indices of devices are positive numbers of 31 bits.
-    let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or_default());
-    message.header.handle = TcHandle::from(handle);
-    message.header.parent = TcHandle::from(parent);
-    message.header.info = info;
-    message
 }

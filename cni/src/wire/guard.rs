@@ -2,11 +2,7 @@
 //!
 //! Must not know what the programs do.
 
-use std::{
-    fs, io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-};
+use std::{io, os::fd::AsFd, path::Path};
 
 use proxy_common::{ENDPOINT_SCHEMA_HASH, EndpointValue, names};
 use proxy_kernel::{
@@ -17,30 +13,7 @@ use proxy_kernel::{
 use super::{WireError, filter, netlink::Rtnetlink, plan::Side};
 use crate::facts::Pins;
 
-/// `BPF_TCX_INGRESS` (linux/bpf.h): what comes from the device, here out of the pod.
-const TCX_INGRESS: u32 = 46;
-/// `BPF_TCX_EGRESS`.
-const TCX_EGRESS: u32 = 47;
-/// What pinned links are called at the beginning; then the device's index and the side.
-const LINK_PREFIX: &str = "guard-";
-
 impl Side {
-    const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    fn attach_type(self) -> u32 {
-        match self {
-            Self::Ingress => TCX_INGRESS,
-            Self::Egress => TCX_EGRESS,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-
     /// Name of the program.
     pub(super) fn program_name(self) -> &'static str {
         let [ingress, egress] = names::GUARD_PROGRAMS;
@@ -56,10 +29,6 @@ impl Side {
             Self::Egress => &pins.guard_egress,
         }
     }
-}
-
-fn link_path(pins: &Pins, index: u32, side: Side) -> PathBuf {
-    pins.links.join(format!("{LINK_PREFIX}{index}-{}", side.name()))
 }
 
 fn cannot(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WireError {
@@ -129,68 +98,11 @@ fn remove(path: &Path, key: &[u8]) -> Result<(), WireError> {
     }
 }
 
-/// Attaches the program to the device, so that it stays when this process ends.
+/// Attaches the program to the device, so that it stays when this process ends. It goes with the device.
 pub(super) fn attach(host: &mut Rtnetlink, pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
     let path = side.program(pins);
     let program = bpf::open_pin(path, Access::Full).map_err(cannot("open the program", path))?;
-    if !pins.tcx {
-        return filter::attach(host, program.as_fd(), index, side);
-    }
-    let link = bpf::link_to_device(program.as_fd(), index, side.attach_type())
-        .map_err(cannot("attach the program", path))?;
-    let place = link_path(pins, index, side);
-    // A pin of this name is that of a device that is gone: the kernel gives no index of a living one.
-    unpin(&place)?;
-    bpf::pin(link.as_fd(), &place).map_err(cannot("pin a link at", &place))
-}
-
-/// Whether the program is on the device, by a pinned link or as a filter.
-pub(super) fn is_attached(
-    host: &mut Rtnetlink,
-    pins: &Pins,
-    index: u32,
-    side: Side,
-) -> Result<bool, WireError> {
-    if !pins.tcx {
-        return filter::is_attached(host, index, side);
-    }
-    let path = link_path(pins, index, side);
-    let info = bpf::open_pin(&path, Access::Full).and_then(|link| bpf::link_info(link.as_fd()));
-    match info {
-        Ok(info) => Ok(info.device() == Some((index, side.attach_type()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(cannot("open the link", &path)(error)),
-    }
-}
-
-/// Removes the pinned link of one side; a filter goes with its device.
-pub(super) fn detach(pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
-    unpin(&link_path(pins, index, side))
-}
-
-/// Removes the pinned links of a device.
-pub(super) fn detach_all(pins: &Pins, index: u32) -> Result<(), WireError> {
-    Side::BOTH.into_iter().try_for_each(|side| detach(pins, index, side))
-}
-
-/// The indices for which there are pinned links.
-pub(super) fn pinned(pins: &Pins) -> Vec<u32> {
-    let entries = fs::read_dir(&pins.links).into_iter().flatten().flatten();
-    let mut indices: Vec<u32> = entries.filter_map(|entry| index_of(entry.file_name().to_str()?)).collect();
-    indices.sort_unstable();
-    indices.dedup();
-    indices
-}
-
-fn index_of(name: &str) -> Option<u32> {
-    name.strip_prefix(LINK_PREFIX)?.split_once('-')?.0.parse().ok()
-}
-
-fn unpin(path: &Path) -> Result<(), WireError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cannot("remove the pin", path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    filter::attach(host, program.as_fd(), index, side)
 }
 
 /// The record as it is in memory: fields in their order, without gaps.
@@ -237,14 +149,6 @@ mod tests {
         assert_eq!(at(offset_of!(EndpointValue, mac), 6), attachment.pod_mac.0);
         assert_eq!(at(offset_of!(EndpointValue, from_rate), 8), 7_u64.to_ne_bytes());
         assert_eq!(at(offset_of!(EndpointValue, to_due), 8), 9_u64.to_ne_bytes());
-    }
-
-    #[test]
-    fn the_device_of_a_pinned_link_is_in_its_name() {
-        assert_eq!(index_of("guard-17-ingress"), Some(17));
-        for other in ["guard-x-ingress", "node_ingress", "guard-17", "guard--1-egress"] {
-            assert_eq!(index_of(other), None, "{other}");
-        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{
     plan::{Pair, Place, Step, Undo},
     run::Effects,
     setting::{self, Setting},
+    way_out,
 };
 use crate::facts::Pins;
 
@@ -37,6 +38,8 @@ pub(super) struct Kernel<'a> {
     /// Index of the host's end; 0 before it is made.
     pub(super) host_index: u32,
     pod_index: u32,
+    /// See [`super::Wired`].
+    pub(super) by_rule: Vec<IpAddr>,
 }
 
 /// Opens a socket inside a pod.
@@ -59,7 +62,7 @@ impl<'a> Kernel<'a> {
     pub(super) fn open(namespace: &'a Namespace, pins: &'a Pins) -> Result<Self, WireError> {
         let host = Rtnetlink::open().map_err(WireError::Socket)?;
         let pod = pod_socket(namespace)?;
-        Ok(Self { namespace, pins, host, pod, host_index: 0, pod_index: 0 })
+        Ok(Self { namespace, pins, host, pod, host_index: 0, pod_index: 0, by_rule: Vec::new() })
     }
 
     fn end(&mut self, place: Place) -> (&mut Rtnetlink, u32) {
@@ -106,6 +109,14 @@ impl<'a> Kernel<'a> {
         Ok((!before.is_empty()).then_some(Undo::Settings(place, before)))
     }
 
+    /// What another interface of the same pod asked for stays when this one is undone.
+    fn packet_only(&self, cookie: u64) -> Result<Option<Undo>, WireError> {
+        if guard::is_exempt(self.pins, cookie)? {
+            return Ok(None);
+        }
+        guard::exempt(self.pins, cookie).map(|()| Some(Undo::PacketOnly(cookie)))
+    }
+
     fn loopback(&mut self) -> Result<Option<Undo>, WireError> {
         let attempt = || WireError::kernel("bring lo up in the pod".to_owned());
         let link = self.pod.get(message::link(LOOPBACK)).map_err(attempt())?;
@@ -135,15 +146,10 @@ impl<'a> Kernel<'a> {
         socket.change(request, NLM_F_CREATE | NLM_F_REPLACE).map_err(WireError::kernel(attempt))
     }
 
-    /// A pod with several interfaces keeps the default route that it has.
-    fn default_route(&mut self, gateway: IpAddr) -> Result<(), WireError> {
-        let request = message::default_route(self.pod_index, gateway);
-        match self.pod.change(request, NLM_F_CREATE | NLM_F_EXCL) {
-            Err(refusal) if !refusal.is(libc::EEXIST) => {
-                Err(WireError::kernel(format!("make the pod's default route through {gateway}"))(refusal))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+    fn default_route(&mut self, address: IpAddr) -> Result<Option<Undo>, WireError> {
+        let table = way_out::make(&mut self.pod, self.pod_index, address)?;
+        self.by_rule.extend(table.map(|_| address));
+        Ok(table.map(|table| Undo::Rule(address, table)))
     }
 
     /// What another device left behind for this address is replaced: the address is this pod's now.
@@ -192,24 +198,21 @@ impl Effects for Kernel<'_> {
             Step::Pair(pair) => return self.make_pair(pair),
             Step::Settings(place, settings) => return self.settings(*place, settings),
             Step::Loopback => return self.loopback(),
+            Step::DefaultRoute(address) => return self.default_route(*address),
             Step::Endpoint(endpoint) => {
                 return guard::record(self.pins, self.host_index, endpoint).map(|()| Some(Undo::Endpoint));
             }
-            Step::Guard(side) => {
-                return guard::attach(&mut self.host, self.pins, self.host_index, *side)
-                    .map(|()| Some(Undo::Guard(*side)));
-            }
             Step::PacketOnly(cookie) => {
-                return guard::exempt(self.pins, *cookie).map(|()| Some(Undo::PacketOnly(*cookie)));
+                return self.packet_only(*cookie);
             }
             // What hangs on a device goes with it.
+            Step::Guard(side) => guard::attach(&mut self.host, self.pins, self.host_index, *side)?,
             Step::Address(address) => self.address(*address)?,
             Step::Up(place) => {
                 self.up(*place)?;
                 return Ok((*place == Place::Host).then_some(Undo::Down));
             }
             Step::Neighbour(place, address, mac) => self.neighbour(*place, *address, *mac)?,
-            Step::DefaultRoute(gateway) => self.default_route(*gateway)?,
             Step::HostRoute(address) => self.host_route(*address)?,
             Step::Settle(addresses) => self.settle(addresses),
         }
@@ -229,8 +232,8 @@ impl Effects for Kernel<'_> {
                 self.host.change(message::link_state(self.host_index, false), 0).map_err(attempt)
             }
             Undo::Endpoint => guard::forget(self.pins, self.host_index),
-            Undo::Guard(side) => guard::detach(self.pins, self.host_index, *side),
             Undo::PacketOnly(cookie) => guard::unexempt(self.pins, *cookie),
+            Undo::Rule(address, table) => way_out::undo(&mut self.pod, *address, *table),
             Undo::Loopback => {
                 let attempt = WireError::kernel("bring lo down in the pod".to_owned());
                 self.pod.change(message::link_state(LOOPBACK, false), 0).map_err(attempt)

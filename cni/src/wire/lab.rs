@@ -64,7 +64,6 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("sheave-wire-").tempdir().unwrap();
         mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         let pins = sample::pins(folder.path());
-        fs::create_dir(&pins.links).unwrap();
         bpf::pin(hash(4, size_of::<EndpointValue>()).as_fd(), &pins.endpoints).unwrap();
         bpf::pin(hash(8, 1).as_fd(), &pins.packet_only).unwrap();
         let program = guard(true);
@@ -85,7 +84,6 @@ impl Lab {
         for map in [(&self.pins.endpoints, 4), (&self.pins.packet_only, 8)] {
             traces.extend(keys(map.0, map.1).iter().map(|key| format!("{}: {key:?}", map.0.display())));
         }
-        traces.extend(names(&self.pins.links));
         traces
     }
 }
@@ -96,17 +94,11 @@ impl Drop for Lab {
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path().display().to_string()).collect();
-    names.sort();
-    names
-}
-
 /// Devices, addresses, routes and neighbours of this thread's namespace, and settings that wiring changes.
 pub(super) fn of_namespace() -> Vec<String> {
     use netlink_packet_route::{
         RouteNetlinkMessage as Message, link::LinkMessage, neighbour::NeighbourMessage, route::RouteMessage,
+        rule::RuleMessage,
     };
     let mut socket = Rtnetlink::open().unwrap();
     let mut traces = Vec::new();
@@ -115,6 +107,7 @@ pub(super) fn of_namespace() -> Vec<String> {
         message::addresses(),
         Message::GetRoute(RouteMessage::default()),
         Message::GetNeighbour(NeighbourMessage::default()),
+        Message::GetRule(RuleMessage::default()),
     ] {
         traces.extend(socket.dump(&request).unwrap().iter().map(essence));
     }

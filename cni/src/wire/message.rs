@@ -13,10 +13,14 @@ use netlink_packet_route::{
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 
 use super::{SHEAVE_PROTOCOL, plan::Pair};
 use crate::record::Mac;
+
+/// Before the rule for the table `main` (32766), and with room on both sides for rules of others.
+const RULE_PRIORITY: u32 = 15_800;
 
 /// Both ends of a pod in one request: the host's in the namespace that is asked, the pod's in its own.
 pub(super) fn pair(pair: &Pair, pod: BorrowedFd<'_>) -> RouteNetlinkMessage {
@@ -126,12 +130,40 @@ pub(super) fn host_route(index: u32, address: IpAddr) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewRoute(message)
 }
 
-/// The pod's way to everywhere. The gateway's address is on no device: `onlink` says that it is there all the same.
-pub(super) fn default_route(index: u32, gateway: IpAddr) -> RouteNetlinkMessage {
+/// The pod's way to everywhere, in a table. The gateway's address is on no device: `onlink` says that it is there all the
+/// same.
+pub(super) fn default_route(index: u32, gateway: IpAddr, table: u32) -> RouteNetlinkMessage {
     let mut message = route(family(gateway));
+    // The attribute goes first; the header has room for small numbers only.
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     message.header.flags = RouteFlags::Onlink;
-    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
+    message.attributes = vec![
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Table(table),
+    ];
     RouteNetlinkMessage::NewRoute(message)
+}
+
+/// A rule, to be made or removed: what is sent from this address goes by this table.
+pub(super) fn rule(address: IpAddr, table: u32) -> RuleMessage {
+    let mut message = rules_like(address);
+    message.header.src_len = whole(address);
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Source(address),
+        RuleAttribute::Table(table),
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::Protocol(RouteProtocol::from(SHEAVE_PROTOCOL)),
+    ];
+    message
+}
+
+/// All rules of this address's family, to be asked for.
+pub(super) fn rules_like(address: IpAddr) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(address);
+    message
 }
 
 fn route(family: AddressFamily) -> RouteMessage {

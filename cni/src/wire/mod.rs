@@ -7,6 +7,7 @@ mod check;
 mod error;
 mod filter;
 mod guard;
+mod held;
 mod kernel;
 #[cfg(test)]
 pub(crate) mod lab;
@@ -20,15 +21,18 @@ mod repair_tests;
 mod run;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod second_tests;
 mod setting;
 #[cfg(test)]
 mod tests;
+mod way_out;
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 pub use self::{
     error::{Refusal, WireError},
-    filter::{HANDLE as FILTER_HANDLE, NAME as FILTER_NAME, PRIORITY as FILTER_PRIORITY},
+    held::Held,
     plan::{GATEWAY4, GATEWAY6, endpoint, gateway},
 };
 use self::{kernel::Kernel, netns::Namespace};
@@ -45,6 +49,9 @@ pub const SHEAVE_PROTOCOL: u8 = 158;
 pub struct Wired {
     /// The kernel's index of the host's end.
     pub host_index: u32,
+    /// Addresses that the pod sends from by a rule and a table of their own: it had a default route of their family
+    /// before, which stays.
+    pub by_rule: Vec<IpAddr>,
 }
 
 /// Which namespace is at this path. `None`: nothing, or no network namespace.
@@ -87,7 +94,7 @@ fn wire(attachment: &Attachment, namespace: &Namespace, pins: &Pins) -> Result<W
     let steps = plan::plan(attachment)?;
     let mut kernel = Kernel::open(namespace, pins)?;
     run::run(&steps, &mut kernel)?;
-    Ok(Wired { host_index: kernel.host_index })
+    Ok(Wired { host_index: kernel.host_index, by_rule: kernel.by_rule })
 }
 
 /// Makes again what somebody else took away from the host's end: that it is up, the routes to the pod, what is known of
@@ -104,6 +111,15 @@ pub fn repair(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>, WireE
         run::run(&plan::host_side(attachment), &mut kernel)?;
     }
     Ok(missing)
+}
+
+/// Whether the kernel has an address of the attachment lead to another pod: then all addresses of that family that do.
+/// So they are where what was remembered of a pod is lost, although it lives.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn held_by_others(attachment: &Attachment) -> Result<Vec<Held>, WireError> {
+    held::by_others(attachment)
 }
 
 /// Removes whatever exists of it, from the host's side; the pod's end goes with the host's.

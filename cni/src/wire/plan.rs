@@ -79,7 +79,7 @@ pub(super) enum Step {
     Up(Place),
     /// Make a MAC address known.
     Neighbour(Place, IpAddr, Mac),
-    /// The pod's way to everywhere, through this gateway.
+    /// The pod's way to everywhere for what it sends from this address.
     DefaultRoute(IpAddr),
     /// The host's way to the pod.
     HostRoute(IpAddr),
@@ -96,14 +96,14 @@ pub(super) enum Undo {
     Settings(Place, Vec<Setting>),
     /// Forget the endpoint.
     Endpoint,
-    /// Detach the guard.
-    Guard(Side),
     /// Bring the host's end down, so that nothing passes when the guard goes.
     Down,
     /// Forget the namespace.
     PacketOnly(u64),
     /// Bring loopback down.
     Loopback,
+    /// No longer look up this table for what the pod sends from this address.
+    Rule(IpAddr, u32),
 }
 
 /// The steps for an attachment.
@@ -180,9 +180,9 @@ fn in_bytes(rate: Option<Rate>) -> (u64, u64) {
 
 fn pod_side(attachment: &Attachment) -> Vec<Step> {
     let mut steps = vec![Step::Up(Place::Pod)];
-    for gateway in attachment.addresses.iter().copied().map(gateway) {
-        steps.push(Step::Neighbour(Place::Pod, gateway, attachment.host_mac));
-        steps.push(Step::DefaultRoute(gateway));
+    for address in attachment.addresses.iter().copied() {
+        steps.push(Step::Neighbour(Place::Pod, gateway(address), attachment.host_mac));
+        steps.push(Step::DefaultRoute(address));
     }
     steps
 }
@@ -225,7 +225,7 @@ mod tests {
             Step::Endpoint(Box::new(endpoint(&attachment))),
             Step::PacketOnly(attachment.netns.cookie),
             Step::Settings(Place::Host, setting::of_host(&attachment)),
-            Step::DefaultRoute(GATEWAY6.into()),
+            Step::DefaultRoute(attachment.addresses[1]),
         ] {
             assert!(place(&steps, &before) < up, "{before:?}");
         }
@@ -242,7 +242,7 @@ mod tests {
             assert_eq!(gateway.is_ipv4(), address.is_ipv4());
             place(&steps, &Step::Address(*address));
             place(&steps, &Step::Neighbour(Place::Pod, gateway, attachment.host_mac));
-            place(&steps, &Step::DefaultRoute(gateway));
+            place(&steps, &Step::DefaultRoute(*address));
             place(&steps, &Step::Neighbour(Place::Host, *address, attachment.pod_mac));
             place(&steps, &Step::HostRoute(*address));
         }

@@ -3,8 +3,6 @@
 //! Killed at any step, the next call finds the device and finishes: the device goes last. Nothing is entered: the pod's
 //! end goes with the host's. Must not know whether the pod still lives.
 
-use std::collections::BTreeSet;
-
 use super::{
     WireError, guard,
     kernel::{find, remove},
@@ -31,26 +29,20 @@ pub(super) fn disconnect(attachment: &Attachment, pins: Option<&Pins>) -> Result
 fn unplug(host: &mut Rtnetlink, index: u32, pins: Option<&Pins>) -> Result<(), WireError> {
     let down = host.change(message::link_state(index, false), 0);
     if down.is_err_and(|refusal| refusal.is(libc::ENODEV)) {
-        return pins.map_or(Ok(()), |pins| forget_device(pins, index));
+        return pins.map_or(Ok(()), |pins| guard::forget(pins, index));
     }
-    let guard = pins.map_or(Ok(()), |pins| forget_device(pins, index));
+    let guard = pins.map_or(Ok(()), |pins| guard::forget(pins, index));
     remove(host, index).and(guard)
 }
 
-fn forget_device(pins: &Pins, index: u32) -> Result<(), WireError> {
-    let record = guard::forget(pins, index);
-    guard::detach_all(pins, index).and(record)
-}
-
-/// The device went before us, with the pod's namespace: nobody knows its index any more. What is pinned or recorded for
+/// The device went before us, with the pod's namespace: nobody knows its index any more. What is recorded for
 /// devices that do not exist is removed, for one of them was this pod's.
 fn forget_the_gone(host: &mut Rtnetlink, pins: &Pins) -> Result<(), WireError> {
     let mut is_gone =
         |index: &u32| host.get(message::link(*index)).is_err_and(|refusal| refusal.is(libc::ENODEV));
-    let mut known: BTreeSet<u32> = guard::recorded(pins)?.into_iter().collect();
-    known.extend(guard::pinned(pins));
+    let mut known = guard::recorded(pins)?;
     known.retain(|index| is_gone(index));
-    known.into_iter().map(|index| forget_device(pins, index)).fold(Ok(()), Result::and)
+    known.into_iter().map(|index| guard::forget(pins, index)).fold(Ok(()), Result::and)
 }
 
 /// Whether there is something to remove: a device of this attachment's name.

@@ -40,7 +40,7 @@ mod tests {
     use crate::{
         record::Attachment,
         wire::{
-            plan::{Place, Side, plan},
+            plan::{Place, plan},
             sample,
         },
     };
@@ -59,7 +59,6 @@ mod tests {
             Step::Pair(_) => Some(Undo::Pair),
             Step::Settings(place, _) => Some(Undo::Settings(*place, Vec::new())),
             Step::Endpoint(_) => Some(Undo::Endpoint),
-            Step::Guard(side) => Some(Undo::Guard(*side)),
             Step::PacketOnly(cookie) => Some(Undo::PacketOnly(*cookie)),
             Step::Loopback => Some(Undo::Loopback),
             Step::Up(Place::Host) => Some(Undo::Down),
@@ -108,10 +107,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_undone_is_said_and_the_rest_is_undone_all_the_same() {
-        let steps = [Step::Pair(sample::pair()), Step::Guard(Side::Ingress), Step::Up(Place::Host)];
+        let steps = [Step::Pair(sample::pair()), Step::Loopback, Step::Up(Place::Host)];
         let mut double = Double { fails_at: 2, undo_fails: true, ..Double::default() };
         let text = run(&steps, &mut double).unwrap_err().to_string();
-        assert_eq!(double.undone, [Undo::Guard(Side::Ingress), Undo::Pair]);
+        assert_eq!(double.undone, [Undo::Loopback, Undo::Pair]);
         assert!(text.contains("Up(Host)") && text.contains("could not be undone"), "{text}");
     }
 }

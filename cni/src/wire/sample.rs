@@ -9,7 +9,7 @@ use proxy_common::ENDPOINT_SCHEMA_HASH;
 use super::plan::Pair;
 use crate::{
     facts::Pins,
-    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+    record::{Attachment, AttachmentId, NetnsId},
 };
 
 /// A pod with an address of each family.
@@ -17,21 +17,11 @@ pub(super) fn dual_stack() -> Attachment {
     let id = AttachmentId { container_id: "sample".into(), ifname: "eth0".into() };
     Attachment {
         network: "sheave".into(),
-        stage: Stage::Reserved,
-        since: 0,
         netns: NetnsId { device: 4, inode: 4_026_532_000, cookie: 77 },
         netns_path: "/run/netns/sample".into(),
         addresses: vec!["10.244.1.5".parse().unwrap(), "fd00:10:244:1::5".parse().unwrap()],
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1450,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-        id,
+        ..Attachment::of(id)
     }
 }
 
@@ -49,7 +39,5 @@ pub(super) fn pins(folder: &Path) -> Pins {
         packet_only: folder.join("packet_only"),
         guard_ingress: folder.join("guard_ingress"),
         guard_egress: folder.join("guard_egress"),
-        links: folder.join("links"),
-        tcx: true,
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Read,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -46,10 +47,13 @@ fn ask(address: SocketAddr) -> Vec<u8> {
     answer
 }
 
+/// The host asks the pod at this address.
+pub(super) fn answers(pod: &Pod, address: IpAddr) {
+    talk(|| pod.run(|| TcpListener::bind((address, 0)).unwrap()), ask);
+}
+
 pub(super) fn both_ways(pod: &Pod, attachment: &Attachment) {
-    for address in attachment.addresses.iter().copied() {
-        talk(|| pod.run(|| TcpListener::bind((address, 0)).unwrap()), ask);
-    }
+    attachment.addresses.iter().for_each(|address| answers(pod, *address));
     for host in HOST.map(|address| address.parse::<IpAddr>().unwrap()) {
         if attachment.addresses.iter().any(|address| address.is_ipv4() == host.is_ipv4()) {
             talk(|| TcpListener::bind((host, 0)).unwrap(), |address| pod.run(|| ask(address)));
@@ -69,9 +73,9 @@ fn compared(test: impl FnOnce(&Lab, &Pod) + Send) {
 }
 
 /// Fails instead of making one of the steps.
-struct FailsAt<'a> {
-    kernel: Kernel<'a>,
-    left: usize,
+pub(super) struct FailsAt<'a> {
+    pub(super) kernel: Kernel<'a>,
+    pub(super) left: usize,
 }
 
 impl Effects for FailsAt<'_> {
@@ -261,7 +265,7 @@ fn a_namespace_that_is_another_one_now_is_not_touched() {
 
 #[test]
 #[ignore = "needs root: makes namespaces"]
-fn a_namespace_that_went_first_leaves_nothing_pinned() {
+fn a_namespace_that_went_first_leaves_no_record() {
     on_a_host(|lab| {
         let before = lab.traces();
         let gone = Pod::new();
@@ -296,22 +300,30 @@ fn without_the_guard_there_is_no_pod() {
     });
 }
 
+fn tc(words: &[&str]) -> String {
+    let output = Command::new("tc").args(words).output().unwrap();
+    assert!(output.status.success(), "tc {}: {output:?}", words.join(" "));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// How many of ours there are on each side.
+fn filters(attachment: &Attachment) -> [usize; 2] {
+    let device = &attachment.host_device;
+    ["ingress", "egress"].map(|side| tc(&["filter", "show", "dev", device, side]).matches("sheave:").count())
+}
+
 #[test]
 #[ignore = "needs root: makes namespaces"]
-fn without_tcx_the_guard_is_a_filter_that_goes_with_the_device() {
+fn the_guard_is_a_filter_that_goes_with_the_device() {
     on_a_host(|lab| {
         let pod = Pod::new();
         let before = lab.traces();
-        let pins = Pins { tcx: false, ..lab.pins.clone() };
         let attachment = everything(&pod, "a");
-        let wired = connect(&attachment, &pins).unwrap();
+        let wired = connect(&attachment, &lab.pins).unwrap();
         both_ways(&pod, &attachment);
-        assert!(guard::is_recorded(&pins, wired.host_index, &endpoint(&attachment)).unwrap());
-        assert_eq!(guard::pinned(&pins), Vec::<u32>::new());
-        assert_eq!(check(&attachment, &pins).unwrap(), Vec::<String>::new());
-        // The same pod, looked at by somebody who expects links.
-        assert!(check(&attachment, &lab.pins).unwrap().join(";").contains("no guard is attached"));
-        disconnect(&attachment, Some(&pins)).unwrap();
+        assert!(guard::is_recorded(&lab.pins, wired.host_index, &endpoint(&attachment)).unwrap());
+        assert_eq!(filters(&attachment), [1, 1]);
+        disconnect(&attachment, Some(&lab.pins)).unwrap();
         assert_same(&lab.traces(), &before, "the host");
     });
 }
@@ -323,15 +335,14 @@ fn what_the_guard_drops_does_not_come_out_of_the_pod() {
         let host = std::net::UdpSocket::bind((HOST[0], 0)).unwrap();
         host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let target = host.local_addr().unwrap();
-        for (tcx, admits) in [(true, true), (true, false), (false, true), (false, false)] {
+        for admits in [true, false] {
             lab.replace_guard(admits);
-            let pins = Pins { tcx, ..lab.pins.clone() };
             let pod = Pod::new();
             let attachment = pod.attachment("a");
-            connect(&attachment, &pins).unwrap();
+            connect(&attachment, &lab.pins).unwrap();
             pod.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"out", target)).unwrap();
-            assert_eq!(host.recv(&mut [0; 8]).is_ok(), admits, "tcx: {tcx}");
-            disconnect(&attachment, Some(&pins)).unwrap();
+            assert_eq!(host.recv(&mut [0; 8]).is_ok(), admits);
+            disconnect(&attachment, Some(&lab.pins)).unwrap();
         }
     });
 }
@@ -342,7 +353,9 @@ fn what_was_damaged_is_said() {
     type Damage = fn(&Lab, &Pod, &Attachment, u32);
     let damages: [(&str, Damage); 6] = [
         ("does not know the pod's addresses", |lab, _, _, index| guard::forget(&lab.pins, index).unwrap()),
-        ("no guard is attached", |lab, _, _, index| guard::detach_all(&lab.pins, index).unwrap()),
+        ("no guard is attached", |_, _, attachment, _| {
+            tc(&["filter", "del", "dev", &attachment.host_device, "ingress"]);
+        }),
         ("sockets are translated", |lab, _, attachment, _| {
             guard::unexempt(&lab.pins, attachment.netns.cookie).unwrap();
         }),
@@ -418,24 +431,6 @@ fn an_address_that_a_forgotten_device_still_has_is_the_new_pods() {
         disconnect(&forgotten, Some(&lab.pins)).unwrap();
         both_ways(&new, &attachment);
         assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
-    });
-}
-
-#[test]
-#[ignore = "needs root: makes namespaces"]
-fn a_second_interface_leaves_the_first_its_default_route() {
-    on_a_host(|lab| {
-        let pod = Pod::new();
-        let first = pod.attachment("a");
-        connect(&first, &lab.pins).unwrap();
-        let mut second = pod.attachment("b");
-        second.id.ifname = "net1".into();
-        second.addresses = vec!["10.244.3.9".parse().unwrap(), "fd00:10:244:3::9".parse().unwrap()];
-        connect(&second, &lab.pins).unwrap();
-        both_ways(&pod, &first);
-        for attachment in [&first, &second] {
-            assert_eq!(check(attachment, &lab.pins).unwrap(), Vec::<String>::new());
-        }
     });
 }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 use cni::{
-    record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage},
+    record::{Attachment, AttachmentId, NetnsId, Stage},
     store::{Store, Wish},
 };
 
@@ -34,24 +34,13 @@ fn id(container: &str) -> AttachmentId {
 }
 
 fn attachment(container: &str) -> Attachment {
-    let id = id(container);
     Attachment {
         network: "sheave".into(),
-        stage: Stage::Reserved,
         since: 1000,
         netns: NetnsId { device: 4, inode: 5, cookie: 6 },
         netns_path: "/run/netns/a".into(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-        id,
+        ..Attachment::of(id(container))
     }
 }
 

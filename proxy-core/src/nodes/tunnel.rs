@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use proxy_common::fnv1a;
 
 /// What the outer headers take: Ethernet 14 and VXLAN 8 and UDP 8, and IPv4 20 or IPv6 40 (RFC 7348, 4.3).
 pub(super) fn overhead(underlay: IpAddr) -> u32 {
@@ -14,9 +15,7 @@ pub(super) fn overhead(underlay: IpAddr) -> u32 {
 /// The Ethernet address of a node's end of the tunnel: locally administered, unicast, from the node's name by FNV-1a.
 /// So nobody has to publish it, and a device that is made anew has the same.
 pub fn vtep_mac(node: &str) -> [u8; 6] {
-    let hash = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(node.bytes());
     let part = |place: u32| u8::try_from((hash >> (8 * place)) & 0xff).unwrap_or_default();
     [0x06, part(4), part(3), part(2), part(1), part(0)]
 }

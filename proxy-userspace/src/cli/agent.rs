@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use cni::store::Store;
@@ -25,8 +26,8 @@ use tracing::{info, warn};
 
 use super::{
     CONTROL_SOCKET, CliError, LOCK_FILE, accept_local::AcceptLocal, device_keeper::DeviceKeeper,
-    guard_keeper::GuardKeeper, keeper::Keeper, local_ports, logging, masquerade_keeper::MasqueradeKeeper,
-    pod_keeper::PodKeeper, scrape, shortage, with_causes,
+    guard_keeper::GuardKeeper, heartbeat, keeper::Keeper, local_ports, logging,
+    masquerade_keeper::MasqueradeKeeper, pod_keeper::PodKeeper, scrape, shortage, with_causes,
 };
 use crate::{
     config::{self, AgentFlags, Config, SourceConfig},
@@ -50,10 +51,11 @@ pub(super) fn run(flags: AgentFlags) -> Result<ExitCode, CliError> {
     let config = loaded.config;
     local_ports::check(config.packet.snat_ports).map_err(CliError::Refused)?;
     std::fs::create_dir_all(&config.run_dir)?;
-    let mut data_plane = DataPlane::open(&data_plane_config(&config))?;
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let pacing = config.packet.pacing.unwrap_or_else(|| runtime.block_on(devices::pacing()));
+    let mut data_plane = DataPlane::open(&data_plane_config(&config, pacing))?;
     info!(inherited = data_plane.inherited(), "the data plane is open");
     masquerade(&config, &mut data_plane)?;
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve(config, data_plane));
     // Nothing is detached: what is in the kernel goes on serving. Tasks that block are not waited for.
     runtime.shutdown_background();
@@ -74,7 +76,7 @@ fn masquerade(config: &Config, data_plane: &mut DataPlane) -> Result<(), CliErro
     Ok(data_plane.set_masquerade(&packet.masquerade).map_err(dataplane::OpenError::from)?)
 }
 
-fn data_plane_config(config: &Config) -> DataPlaneConfig {
+fn data_plane_config(config: &Config, pacing: Duration) -> DataPlaneConfig {
     DataPlaneConfig {
         pin_dir: config.pin_dir.clone(),
         lock_file: config.run_dir.join(LOCK_FILE),
@@ -83,7 +85,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         own_pods: config.pods.enabled,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
-        pacing: config.packet.pacing,
+        pacing,
         ..DataPlaneConfig::default()
     }
 }
@@ -105,6 +107,9 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
         _ = interrupt.recv() => info!("interrupted; the data plane stays in place"),
         _ = loop_ended => return Err(CliError::Refused("the reconciler ended".to_owned())),
         error = source_ended => return Err(source_error(error)),
+    }
+    if config.pods.enabled {
+        heartbeat::last(&config.run_dir);
     }
     Ok(())
 }
@@ -293,6 +298,7 @@ impl Parts {
         };
         task::spawn(guards.run());
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
+        task::spawn(heartbeat::beat(config.run_dir.clone()));
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
         Ok(Some(ports))
     }

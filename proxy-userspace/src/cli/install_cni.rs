@@ -154,8 +154,6 @@ mod tests {
                 packet_only: PathBuf::new(),
                 guard_ingress: PathBuf::new(),
                 guard_egress: PathBuf::new(),
-                links: PathBuf::new(),
-                tcx: true,
             },
             node_addresses: Vec::new(),
             obstacle: obstacle.map(str::to_owned),

@@ -9,6 +9,7 @@ mod cleanup;
 mod device_keeper;
 mod flows;
 mod guard_keeper;
+mod heartbeat;
 mod install_cni;
 mod keeper;
 mod local_ports;

@@ -11,7 +11,7 @@ use std::{
 
 use cni::{
     facts::{NodeFacts, Pins},
-    record::{Attachment, AttachmentId, Bandwidth, HOST_DEVICE_PREFIX, Ipam, Mac, NetnsId, PodRef, Stage},
+    record::{Attachment, AttachmentId, HOST_DEVICE_PREFIX},
     store::Store,
     wire,
 };
@@ -187,25 +187,8 @@ fn there(attachment: &Attachment, troubles: &mut BTreeSet<String>) -> Option<u64
 
 /// An attachment of which nothing is left but the device of this name.
 fn stranger(name: &str) -> Attachment {
-    Attachment {
-        id: AttachmentId { container_id: String::new(), ifname: String::new() },
-        network: String::new(),
-        stage: Stage::Reserved,
-        since: 0,
-        // The kernel gives no namespace the cookie 0.
-        netns: NetnsId { device: 0, inode: 0, cookie: 0 },
-        netns_path: PathBuf::new(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: name.to_owned(),
-        host_mac: Mac([0; 6]),
-        pod_mac: Mac([0; 6]),
-        mtu: 0,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-    }
+    let nobody = AttachmentId { container_id: String::new(), ifname: String::new() };
+    Attachment { host_device: name.to_owned(), ..Attachment::of(nobody) }
 }
 
 async fn run_blocking<T: Send + 'static>(
@@ -218,7 +201,7 @@ async fn run_blocking<T: Send + 'static>(
 mod tests {
     use std::{fs::File, process::Command, thread};
 
-    use cni::store::Wish;
+    use cni::{record::Ipam, store::Wish};
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;

@@ -28,8 +28,9 @@ pub struct PacketConfig {
     pub socket_lb: SocketLb,
     /// Constants of the programs.
     pub settings: PacketSettings,
-    /// How long a packet that a pod sends beyond its limit may be delayed instead of dropped.
-    pub pacing: Duration,
+    /// How long a packet that a pod sends beyond its limit may be delayed instead of dropped; `None`: as the queues of the
+    /// node's devices allow.
+    pub pacing: Option<Duration>,
     /// Prefixes of egress masquerade, as far as they are configured.
     pub masquerade: Masquerade,
     /// Ports for source addresses that are the node's.
@@ -48,12 +49,24 @@ impl Reader<'_> {
         };
         let (snat_ports, node_port_range) = self.ports()?;
         let settings = self.packet_settings(snat_ports)?;
-        let pacing = Duration::from_millis(self.number("pod-pacing", 0..=LONGEST_PACING)?.into());
+        let pacing = self.pacing()?;
         let masquerade = Masquerade {
             pods: self.checked("cluster-cidr", list::<IpNetwork>)?,
             exempt: self.checked("non-masquerade-cidrs", list::<IpNetwork>)?,
         };
         Ok(PacketConfig { selection, socket_lb, settings, pacing, masquerade, snat_ports, node_port_range })
+    }
+
+    fn pacing(&self) -> Result<Option<Duration>, ConfigError> {
+        self.checked("pod-pacing", |text| match text.trim() {
+            "auto" => Ok(None),
+            text => match text.parse() {
+                Ok(milliseconds) if milliseconds <= LONGEST_PACING => {
+                    Ok(Some(Duration::from_millis(milliseconds.into())))
+                }
+                _ => Err(format!("expected `auto` or a number from 0 to {LONGEST_PACING}")),
+            },
+        })
     }
 
     fn masquerades(&self) -> Result<bool, ConfigError> {

@@ -177,11 +177,11 @@ pub const SETTINGS: &[Setting] = &[
         "12000-29999",
         "Ports for packets that get the node's address as their source",
     ),
-    number(
+    text(
         "pod-pacing",
-        "MS",
-        0,
-        "How long a packet beyond a pod's limit may be delayed instead of dropped, 0 to 10000: for devices with the queue fq",
+        "auto|MS",
+        "auto",
+        "How long a packet beyond a pod's limit may be delayed instead of dropped, 0 to 10000; auto: 200 if the devices of the default routes have the queue fq",
     ),
     number(
         "tcp-syn-timeout",

@@ -142,6 +142,7 @@ fn a_value_that_is_not_admitted_is_an_error_that_names_setting_and_origin() {
         ("vxlan-vni", "16777216"),
         ("vxlan-port", "0"),
         ("pod-pacing", "10001"),
+        ("pod-pacing", "fq"),
     ];
     for (name, value) in cases {
         let error = load(&layers(&[("node-name", "n"), (name, value)], &[])).unwrap_err().to_string();
@@ -163,7 +164,7 @@ fn the_defaults_of_the_packet_path_are_those_of_the_contract() {
     let packet = load(&layers(&[("node-name", "n")], &[])).unwrap().config.packet;
     assert_eq!(packet.settings, proxy_common::PacketSettings::DEFAULT);
     assert_eq!(packet.socket_lb, proxy_common::SocketLb::All);
-    assert_eq!(packet.pacing, std::time::Duration::ZERO);
+    assert_eq!(packet.pacing, None);
     assert_eq!(packet.selection, crate::devices::Selection::default());
 }
 

@@ -54,6 +54,8 @@ pub enum Reply {
     Event(Box<EventView>),
     /// To [`Request::PodPorts`].
     Done,
+    /// To [`Request::PodPorts`]: they cannot be served as they are asked for.
+    Refused(String),
     /// There is no answer.
     Error(String),
 }
@@ -111,6 +113,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Request>(line).unwrap(), wanted);
         assert_eq!(serde_json::to_string(&Reply::Done).unwrap(), r#""done""#);
         assert_eq!(serde_json::to_string(&Reply::Error("x".to_owned())).unwrap(), r#"{"error":"x"}"#);
+        assert_eq!(serde_json::to_string(&Reply::Refused("x".to_owned())).unwrap(), r#"{"refused":"x"}"#);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::{
     protocol::{Reply, Request},
     state::AgentState,
 };
-use crate::dataplane::MapUsage;
+use crate::{dataplane::MapUsage, reconcile::HostPortsError};
 
 /// Longest request, in bytes.
 const LONGEST_REQUEST: u64 = 4096;
@@ -117,7 +117,11 @@ async fn answer(request: Request, state: &AgentState) -> Reply {
             maps(state).await.map(|maps| Reply::Maps(maps.into_iter().map(Into::into).collect()))
         }
         Request::PodPorts { container_id, ifname } => {
-            state.serve_ports(AttachmentId { container_id, ifname }).await.map(|()| Reply::Done)
+            return match state.serve_ports(AttachmentId { container_id, ifname }).await {
+                Ok(()) => Reply::Done,
+                Err(HostPortsError::Wrong(reason)) => Reply::Refused(reason),
+                Err(HostPortsError::NotYet(reason)) => Reply::Error(reason),
+            };
         }
         Request::Monitor => Err("monitor is a stream".to_owned()),
     };

@@ -20,7 +20,7 @@ use crate::{
     dataplane::{DataPlane, Observer},
     health::{Attachment, Readiness},
     pods::host_ports::{HostPorts, PodCounts},
-    reconcile::{Event, FrontendNames, ProgressReport, Question},
+    reconcile::{Event, FrontendNames, HostPortsError, ProgressReport, Question},
     watch::SourceStatus,
 };
 
@@ -88,9 +88,10 @@ impl AgentState {
     }
 
     /// Returns when the attachment's host ports are in the maps.
-    pub(super) async fn serve_ports(&self, id: AttachmentId) -> Result<(), String> {
-        let pods = self.pods.as_ref().ok_or("the agent wires no pods: start it with --pod-network=true")?;
-        pods.serve(&id).await
+    pub(super) async fn serve_ports(&self, id: AttachmentId) -> Result<(), HostPortsError> {
+        let none =
+            || HostPortsError::NotYet("the agent wires no pods: start it with --pod-network=true".into());
+        self.pods.as_ref().ok_or_else(none)?.serve(&id).await
     }
 
     /// What the kernel has, under the names the loop knows. `None` if it cannot be read.

@@ -1,23 +1,16 @@
-//! Programs on devices before kernel 6.6: filters of the qdisc clsact, in direct-action mode, known by their priority,
-//! handle and name. A filter is exchanged in place.
+//! Programs on devices before kernel 6.6, and on pods' devices: filters of the qdisc clsact. A filter is exchanged in place.
 //!
 //! Must not know what the programs do.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
-use cni::wire::{FILTER_HANDLE as HANDLE, FILTER_NAME as NAME, FILTER_PRIORITY};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
-};
+use netlink_packet_route::{RouteNetlinkMessage, tc::TcMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use proxy_kernel::clsact::{self, FIRST_PRIORITY};
 
 use super::{
     LinkAction,
@@ -28,25 +21,17 @@ use super::{
 /// Order among the filters of one side: first the guard, which the plugin attaches.
 fn priority(layer: Layer) -> u32 {
     match layer {
-        Layer::Guard => FILTER_PRIORITY,
-        Layer::Path => FILTER_PRIORITY + 1,
+        Layer::Guard => FIRST_PRIORITY,
+        Layer::Path => FIRST_PRIORITY + 1,
     }
 }
 
-/// The qdisc's name.
-const CLSACT: &str = "clsact";
-/// `TC_H_MAKE(TC_H_CLSACT, 0)` (linux/pkt_sched.h).
-const QDISC_HANDLE: u32 = 0xffff_0000;
-/// `TC_H_CLSACT`.
-const QDISC_PARENT: u32 = 0xffff_fff1;
-/// `ETH_P_ALL` in network byte order, as `tcm_info` has it.
-const EVERY_PROTOCOL: u32 = 0x0300;
-
-/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and its like for egress.
-fn parent(side: Side) -> u32 {
-    match side {
-        Side::Ingress => 0xffff_fff2,
-        Side::Egress => 0xffff_fff3,
+impl From<Side> for clsact::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Ingress => Self::Ingress,
+            Side::Egress => Self::Egress,
+        }
     }
 }
 
@@ -71,20 +56,10 @@ pub(super) fn attach(
     if ours.is_some_and(|filter| has_program(filter, program)) {
         return Ok(LinkAction::Updated);
     }
-    ask(RouteNetlinkMessage::NewQueueDiscipline(qdisc(place.index)), NLM_F_CREATE | NLM_F_EXCL)
+    ask(RouteNetlinkMessage::NewQueueDiscipline(clsact::qdisc(place.index)), NLM_F_CREATE | NLM_F_EXCL)
         .or_else(|error| if error.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
         .map_err(failed)?;
-    let mut message = filter(place);
-    message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
-    message.attributes.push(TcAttribute::Options(
-        [
-            TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
-            TcFilterBpfOption::ProgName(format!("{NAME}{name}")),
-            TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
-        ]
-        .map(TcOption::Bpf)
-        .to_vec(),
-    ));
+    let message = clsact::filter_with(place.index, place.side.into(), priority(place.layer), program, name);
     // Without NLM_F_EXCL the kernel exchanges the program of the filter that has this handle.
     ask(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE).map_err(failed)?;
     Ok(if ours.is_some() { LinkAction::Updated } else { LinkAction::Created })
@@ -124,7 +99,8 @@ pub(super) fn programs() -> Vec<(Place, String)> {
     let mut programs = Vec::new();
     for place in places().unwrap_or_default() {
         let filters = filters(place).unwrap_or_default();
-        let name = filters.iter().filter(|filter| is_ours(filter, place.layer)).find_map(program_name);
+        let name =
+            filters.iter().filter(|filter| is_ours(filter, place.layer)).find_map(clsact::program_name);
         programs.extend(name.map(|name| (place, name)));
     }
     programs
@@ -153,7 +129,7 @@ fn remove_if_empty(index: u32) -> io::Result<()> {
             return Ok(());
         }
     }
-    match ask(RouteNetlinkMessage::DelQueueDiscipline(qdisc(index)), 0) {
+    match ask(RouteNetlinkMessage::DelQueueDiscipline(clsact::qdisc(index)), 0) {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -165,56 +141,26 @@ fn ours(place: Place) -> io::Result<bool> {
 }
 
 fn is_ours(message: &TcMessage, layer: Layer) -> bool {
-    let ours = filter(Place { index: 0, side: Side::Ingress, layer }).header;
-    let header = &message.header;
-    header.handle == ours.handle && header.info == ours.info && program_name(message).is_some()
-}
-
-/// The name that [`attach`] gave, without what it begins with.
-fn program_name(message: &TcMessage) -> Option<String> {
-    options(message).find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => name.strip_prefix(NAME).map(str::to_owned),
-        _ => None,
-    })
+    clsact::is_filter(message, priority(layer))
 }
 
 /// Whether the filter runs just this program.
 fn has_program(message: &TcMessage, program: BorrowedFd<'_>) -> bool {
-    let Ok(id) = sys::program_info(program).map(|info| info.id) else { return false };
-    options(message).any(|option| *option == TcOption::Bpf(TcFilterBpfOption::ProgId(id)))
-}
-
-fn options(message: &TcMessage) -> impl Iterator<Item = &TcOption> {
-    message.attributes.iter().flat_map(|attribute| match attribute {
-        TcAttribute::Options(options) => options.as_slice(),
-        _ => &[],
-    })
-}
-
-fn header(index: u32, handle: u32, parent: u32, info: u32) -> TcMessage {
-    let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or_default());
-    message.header.handle = TcHandle::from(handle);
-    message.header.parent = TcHandle::from(parent);
-    message.header.info = info;
-    message
+    sys::program_info(program).is_ok_and(|info| clsact::has_program(message, info.id))
 }
 
 fn filter(place: Place) -> TcMessage {
-    header(place.index, HANDLE, parent(place.side), priority(place.layer) << 16 | EVERY_PROTOCOL)
-}
-
-fn qdisc(index: u32) -> TcMessage {
-    let mut message = header(index, QDISC_HANDLE, QDISC_PARENT, 0);
-    message.attributes.push(TcAttribute::Kind(CLSACT.to_owned()));
-    message
+    clsact::filter(place.index, place.side.into(), priority(place.layer))
 }
 
 /// Devices that have the qdisc.
 fn clsact_devices() -> io::Result<Vec<u32>> {
-    let is_clsact = |message: &TcMessage| message.attributes.contains(&TcAttribute::Kind(CLSACT.to_owned()));
     let all = dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
-    let mut indexes: Vec<u32> =
-        all.iter().filter(|it| is_clsact(it)).filter_map(|it| u32::try_from(it.header.index).ok()).collect();
+    let mut indexes: Vec<u32> = all
+        .iter()
+        .filter(|it| clsact::is_qdisc(it))
+        .filter_map(|it| u32::try_from(it.header.index).ok())
+        .collect();
     indexes.sort_unstable();
     indexes.dedup();
     Ok(indexes)
@@ -222,7 +168,7 @@ fn clsact_devices() -> io::Result<Vec<u32>> {
 
 /// Filters on one side of a device, of every layer and of others; none if it has no qdisc.
 fn filters(place: Place) -> io::Result<Vec<TcMessage>> {
-    match dump(RouteNetlinkMessage::GetTrafficFilter(header(place.index, 0, parent(place.side), 0))) {
+    match dump(RouteNetlinkMessage::GetTrafficFilter(clsact::filters(place.index, place.side.into()))) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(Vec::new()),
         result => result,
     }
@@ -277,30 +223,4 @@ fn collect(mut packet: &[u8], answers: &mut Vec<TcMessage>) -> io::Result<bool> 
         packet = packet.get(length..).unwrap_or_default();
     }
     Ok(false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(name: &str) -> TcMessage {
-        let mut message = filter(Place { index: 3, side: Side::Egress, layer: Layer::Path });
-        let name = TcOption::Bpf(TcFilterBpfOption::ProgName(name.to_owned()));
-        message.attributes.push(TcAttribute::Options(vec![name]));
-        message
-    }
-
-    #[test]
-    fn a_filter_is_ours_by_priority_handle_and_name() {
-        assert!(is_ours(&named("sheave:node_egress"), Layer::Path));
-        assert!(!is_ours(&named("sheave:node_egress"), Layer::Guard), "the guard's priority is another");
-        assert_eq!(program_name(&named("sheave:node_egress")).as_deref(), Some("node_egress"));
-        assert!(!is_ours(&named("cilium-eth0"), Layer::Path));
-        let mut other = named("sheave:node_egress");
-        other.header.info = 1 << 16 | EVERY_PROTOCOL;
-        assert!(!is_ours(&other, Layer::Path), "another priority");
-        let mut other = named("sheave:node_egress");
-        other.header.handle = TcHandle::from(1);
-        assert!(!is_ours(&other, Layer::Path), "another handle");
-    }
 }

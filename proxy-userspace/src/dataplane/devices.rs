@@ -51,7 +51,8 @@ pub(super) enum Side {
 /// Which of our programs on one side of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Layer {
-    /// The guard of a pod, before all others: what it drops nobody else must see.
+    /// The guard of a pod, before all others: what it drops nobody else must see. Always a filter, as the plugin attaches
+    /// it, for whom a link takes too long.
     Guard,
     /// The packet path.
     Path,
@@ -140,10 +141,6 @@ impl Side {
             Self::Ingress => "ingress",
         }
     }
-}
-
-impl Layer {
-    pub(super) const ALL: [Self; 2] = [Self::Guard, Self::Path];
 }
 
 impl fmt::Display for DeviceRole {

@@ -1,7 +1,7 @@
 //! The guard of pods: its programs pinned for the plugin, kept on the host's ends of pods, exchanged in place.
 //!
-//! The plugin attaches the pinned programs by itself and pins the links; what is here repairs, and attaches where the
-//! plugin cannot (before kernel 6.6). Must not know pods: a device with a record is one.
+//! The plugin attaches the pinned programs by itself; what is here repairs. Must not know pods: a device with a record is
+//! one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,12 +18,11 @@ use thiserror::Error;
 use super::{
     ApplyError, LinkAction, clsact,
     definition::MapDefinition,
-    devices::{DeviceError, DeviceHook, Layer, Place, Side},
+    devices::{DeviceError, Layer, Place, Side},
     handles::{MapHandles, io_error},
     load::{LoadError, Loaded},
     pins::{self, Pins},
     sys::{self, Access},
-    tcx,
 };
 
 /// Why nothing could be repaired.
@@ -41,7 +40,7 @@ pub enum GuardError {
     /// The records.
     #[error(transparent)]
     Records(#[from] ApplyError),
-    /// The links or filters.
+    /// The filters.
     #[error(transparent)]
     Places(#[from] DeviceError),
     /// The programs.
@@ -56,7 +55,7 @@ pub struct GuardRepair {
     pub guarded: BTreeSet<u32>,
     /// Those of them whose guard was missing on a side.
     pub attached: BTreeSet<u32>,
-    /// Devices that are gone, of which a link or a record was left.
+    /// Devices that are gone, of which a record was left.
     pub gone: BTreeSet<u32>,
     /// Devices that have a guard, but no record: it was left as it is. With the programs of an earlier version it goes by
     /// that version's record until [`super::DataPlane::restore_endpoint`] gives it another.
@@ -77,11 +76,7 @@ fn program_name(side: Side) -> &'static str {
 }
 
 /// The paths that the plugin is told.
-pub(super) fn pins(
-    definitions: &[MapDefinition],
-    pins: &Pins,
-    hook: DeviceHook,
-) -> Result<cni::facts::Pins, GuardError> {
+pub(super) fn pins(definitions: &[MapDefinition], pins: &Pins) -> Result<cni::facts::Pins, GuardError> {
     let map = |name: &str| {
         let definition = definitions.iter().find(|map| map.name == name);
         definition.map(|map| pins.map(map)).ok_or_else(|| LoadError::Missing { what: format!("map {name}") })
@@ -92,28 +87,21 @@ pub(super) fn pins(
         packet_only: map(names::PACKET_ONLY)?,
         guard_ingress: pins.program(program_name(Side::Ingress)),
         guard_egress: pins.program(program_name(Side::Egress)),
-        links: pins.links(),
-        tcx: hook == DeviceHook::Tcx,
     })
 }
 
 /// See [`super::DataPlane::repair_guards`].
-pub(super) fn repair(
-    loaded: &Loaded,
-    handles: &MapHandles,
-    pins: &Pins,
-    hook: DeviceHook,
-) -> Result<GuardRepair, GuardError> {
+pub(super) fn repair(loaded: &Loaded, handles: &MapHandles, pins: &Pins) -> Result<GuardRepair, GuardError> {
     for side in Side::ALL {
         pin_program(loaded, pins, side)?;
     }
-    // Links and records before devices: whoever has one then has, or had, a device.
-    let (places, records) = (places(pins, hook)?, records(handles)?);
+    // Filters and records before devices: whoever has one then has, or had, a device.
+    let (places, records) = (places()?, records(handles)?);
     let mut repair = GuardRepair::default();
-    repair.sweep(&places, &records, handles, pins)?;
+    repair.sweep(&places, &records, handles)?;
     for (index, record) in &records {
         if !repair.gone.contains(index) {
-            repair.device(*index, record, &places, |place| attach(place, loaded, pins, hook));
+            repair.device(*index, record, &places, |place| attach(place, loaded));
         }
     }
     let unknown = places.iter().map(|place| place.index).filter(|index| !records.contains_key(index));
@@ -133,13 +121,12 @@ pub(super) fn restore(handles: &MapHandles, index: u32, value: &EndpointValue) -
 }
 
 impl GuardRepair {
-    /// Removes what belongs to devices that are gone.
+    /// Removes the records of devices that are gone; filters go with their devices.
     fn sweep(
         &mut self,
         places: &BTreeSet<Place>,
         records: &BTreeMap<u32, EndpointValue>,
         handles: &MapHandles,
-        pins: &Pins,
     ) -> Result<(), GuardError> {
         let known: BTreeSet<u32> =
             places.iter().map(|place| place.index).chain(records.keys().copied()).collect();
@@ -152,10 +139,6 @@ impl GuardRepair {
                 }
                 Ok(()) | Err(_) => {}
             }
-        }
-        // Filters go with their devices; links leave a pin.
-        for place in places.iter().filter(|place| self.gone.contains(&place.index)) {
-            tcx::detach(*place, pins)?;
         }
         Ok(())
     }
@@ -203,22 +186,14 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     id(one).is_some() && id(one) == id(other)
 }
 
-fn attach(place: Place, loaded: &Loaded, pins: &Pins, hook: DeviceHook) -> Result<LinkAction, DeviceError> {
+fn attach(place: Place, loaded: &Loaded) -> Result<LinkAction, DeviceError> {
     let name = program_name(place.side);
-    let program = loaded.program(name)?;
-    match hook {
-        DeviceHook::Tcx => tcx::attach(name, program, place, pins),
-        DeviceHook::Clsact => clsact::attach(name, program, place),
-    }
+    clsact::attach(name, loaded.program(name)?, place)
 }
 
-/// Where guards are, or their pins.
-fn places(pins: &Pins, hook: DeviceHook) -> Result<BTreeSet<Place>, DeviceError> {
-    let all = match hook {
-        DeviceHook::Tcx => tcx::places(pins)?,
-        DeviceHook::Clsact => clsact::places()?,
-    };
-    Ok(all.into_iter().filter(|place| place.layer == Layer::Guard).collect())
+/// Where guards are.
+fn places() -> Result<BTreeSet<Place>, DeviceError> {
+    Ok(clsact::places()?.into_iter().filter(|place| place.layer == Layer::Guard).collect())
 }
 
 fn records(handles: &MapHandles) -> Result<BTreeMap<u32, EndpointValue>, ApplyError> {

@@ -328,7 +328,7 @@ impl DataPlane {
     /// # Errors
     /// See [`GuardError`].
     pub fn guard_pins(&self) -> Result<cni::facts::Pins, GuardError> {
-        guard::pins(&self.definitions, &self.pins, self.devices.hook(DeviceRole::Pod))
+        guard::pins(&self.definitions, &self.pins)
     }
 
     /// Pins the guard's programs for the plugin, puts them on every pod of this thread's network namespace that has a
@@ -338,7 +338,7 @@ impl DataPlane {
     /// # Errors
     /// See [`GuardError`]; what concerns one device only is in the report.
     pub fn repair_guards(&mut self) -> Result<GuardRepair, GuardError> {
-        guard::repair(&self.quiet, &self.handles, &self.pins, self.devices.hook(DeviceRole::Pod))
+        guard::repair(&self.quiet, &self.handles, &self.pins)
     }
 
     /// Gives a device the record that [`DataPlane::repair_guards`] missed, from what the plugin noted elsewhere. A record

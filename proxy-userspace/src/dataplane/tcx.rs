@@ -1,12 +1,12 @@
 //! tcx links: a program on one side of a device, pinned, exchanged in place, beside the links of others.
 //!
-//! A link is appended to those that are there; who comes later may stand before or after it. Must not know what the
-//! programs do.
+//! A link is appended to those that are there; who comes later may stand before or after it. Only the packet path's
+//! programs get onto devices this way. Must not know what they do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use super::{
@@ -16,13 +16,8 @@ use super::{
     sys::{self, Access},
 };
 
-/// What the names of our pins begin with; the plugin writes those of the guard, too.
-fn prefix(layer: Layer) -> &'static str {
-    match layer {
-        Layer::Guard => "guard-",
-        Layer::Path => "tcx-",
-    }
-}
+/// What the names of our pins begin with.
+const PREFIX: &str = "tcx-";
 
 /// Index of the loopback device in every network namespace (net/core/dev.c, `LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
@@ -37,18 +32,16 @@ fn attach_type(side: Side) -> u32 {
 
 /// Name of the pinned link.
 fn pin_name(place: Place) -> String {
-    format!("{}{}-{}", prefix(place.layer), place.index, place.side.name())
+    format!("{PREFIX}{}-{}", place.index, place.side.name())
 }
 
 /// The place that a pin's name says; `None` for a pin of something else. A run that was killed while it replaced a
 /// link leaves the new one under the name of a replacement.
 fn place_of(pin_name: &str) -> Option<Place> {
     let name = pin_name.strip_suffix(pins::REPLACEMENT).unwrap_or(pin_name);
-    let of_layer = |layer| Some((layer, name.strip_prefix(prefix(layer))?));
-    let (layer, rest) = Layer::ALL.into_iter().find_map(of_layer)?;
-    let (index, side) = rest.split_once('-')?;
+    let (index, side) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let side = Side::ALL.into_iter().find(|known| known.name() == side)?;
-    Some(Place { index: index.parse().ok()?, side, layer })
+    Some(Place { index: index.parse().ok()?, side, layer: Layer::Path })
 }
 
 /// Whether the kernel has tcx: it can say who is attached to the loopback device.
@@ -73,21 +66,10 @@ pub(super) fn attach(
         }
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
-    let link = new_link(program, place).map_err(|source| DeviceError::Attach {
-        program: name,
-        index: place.index,
-        source,
-    })?;
+    let link = sys::link_to_device(program, place.index, attach_type(place.side))
+        .map_err(|source| DeviceError::Attach { program: name, index: place.index, source })?;
     pins::pin_over(link.as_fd(), &pin).map_err(failed("pin", place))?;
     Ok(if existed { LinkAction::Replaced } else { LinkAction::Created })
-}
-
-/// The guard comes to a device that may have a packet path already.
-fn new_link(program: BorrowedFd<'_>, place: Place) -> io::Result<OwnedFd> {
-    match place.layer {
-        Layer::Guard => sys::link_to_device_first(program, place.index, attach_type(place.side)),
-        Layer::Path => sys::link_to_device(program, place.index, attach_type(place.side)),
-    }
 }
 
 /// Whether the link is on this place now. A device that moved to another network namespace takes its links with it
@@ -164,13 +146,11 @@ mod tests {
     #[test]
     fn a_pin_s_name_says_the_place() {
         for side in Side::ALL {
-            for layer in Layer::ALL {
-                let place = Place { index: 42, side, layer };
-                assert_eq!(place_of(&pin_name(place)), Some(place));
-                assert_eq!(place_of(&(pin_name(place) + pins::REPLACEMENT)), Some(place));
-            }
+            let place = Place { index: 42, side, layer: Layer::Path };
+            assert_eq!(place_of(&pin_name(place)), Some(place));
+            assert_eq!(place_of(&(pin_name(place) + pins::REPLACEMENT)), Some(place));
         }
-        for other in ["connect4", "tcx-", "tcx-1", "tcx-x-ingress", "tcx-1-sideways", "guard-ingress"] {
+        for other in ["connect4", "tcx-", "tcx-1", "tcx-x-ingress", "tcx-1-sideways", "guard-1-ingress"] {
             assert_eq!(place_of(other), None, "{other}");
         }
     }

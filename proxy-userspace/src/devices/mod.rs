@@ -9,6 +9,7 @@ mod inhabited;
 pub(crate) mod netlink;
 mod pattern;
 mod primary;
+mod queue;
 mod snapshot;
 mod watch;
 
@@ -16,5 +17,6 @@ pub use choice::{Choice, Chosen, Selection, choose};
 pub use inhabited::{Pairs, pairs};
 pub use netlink::{ReadError, read};
 pub use pattern::{Pattern, PatternError};
+pub use queue::pacing;
 pub use snapshot::{DefaultRoute, DeviceAddress, Link, Snapshot};
 pub use watch::{tell_addresses, watch};

@@ -34,6 +34,8 @@ pub struct Link {
     pub leads_elsewhere: bool,
     /// The device that this one is a port of.
     pub controller: Option<u32>,
+    /// Its queue (root qdisc).
+    pub queue: String,
 }
 
 /// An address on a device that clients elsewhere could use.
@@ -81,6 +83,7 @@ impl Link {
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Qdisc(queue) => link.queue.clone_from(queue),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => peer_is_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => {

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    reconcile::{Event, Question},
+    reconcile::{Event, HostPortsError, Question},
     watch::Bell,
 };
 
@@ -106,17 +106,20 @@ impl HostPorts {
     /// Returns when the attachment's host ports are in the maps.
     ///
     /// # Errors
-    /// Not all of them are, says a sentence for people.
-    pub async fn serve(&self, id: &AttachmentId) -> Result<(), String> {
-        let ended = "the agent is ending".to_owned();
+    /// Not all of them are: see [`HostPortsError`].
+    pub async fn serve(&self, id: &AttachmentId) -> Result<(), HostPortsError> {
+        let ended = HostPortsError::NotYet("the agent is ending".to_owned());
         let (answer, answered) = oneshot::channel();
         let work = async {
-            let name = self.tell_and_find(id).await?;
+            let name = self.tell_and_find(id).await.map_err(HostPortsError::NotYet)?;
             let question = Event::Ask(Question::HostPorts { name, answer });
             self.events.send(question).await.map_err(|_| ended.clone())?;
             answered.await.map_err(|_| ended.clone())?
         };
-        let late = |_| Err("they are not written yet; see `sheave status` for the reason".to_owned());
+        let late = |_| {
+            let reason = "they are not written yet; see `sheave status` for the reason";
+            Err(HostPortsError::NotYet(reason.to_owned()))
+        };
         time::timeout(PATIENCE, work).await.unwrap_or_else(late)
     }
 
@@ -241,19 +244,24 @@ mod tests {
             unreachable!()
         };
         assert_eq!(name, name_of(&web));
-        answer.send(Err("taken".to_owned())).unwrap();
-        assert_eq!(asking.await.unwrap(), Err("taken".to_owned()));
+        let taken = Err(HostPortsError::Wrong("taken".to_owned()));
+        answer.send(taken.clone()).unwrap();
+        assert_eq!(asking.await.unwrap(), taken);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_plugin_that_asks_for_what_nobody_remembers_or_nobody_writes_gets_a_reason() {
         let web = Attachment { ports: vec![port(80)], ..attachment("c1", "web") };
         let (ports, shelf, _queue) = fixture(vec![web.clone()]);
-        assert!(ports.serve(&web.id).await.unwrap_err().contains("not written yet"));
+        let reason = async || match ports.serve(&web.id).await.unwrap_err() {
+            HostPortsError::NotYet(reason) => reason,
+            wrong => unreachable!("{wrong}"),
+        };
+        assert!(reason().await.contains("not written yet"));
         *shelf.lock().unwrap() = Ok(Vec::new());
-        assert!(ports.serve(&web.id).await.unwrap_err().contains("no attachment eth0 of container c1"));
+        assert!(reason().await.contains("no attachment eth0 of container c1"));
         *shelf.lock().unwrap() = Err("no disk".to_owned());
-        assert_eq!(ports.serve(&web.id).await.unwrap_err(), "no disk");
+        assert_eq!(reason().await, "no disk");
         assert_eq!(ports.counts(), Err("no disk".to_owned()));
     }
 

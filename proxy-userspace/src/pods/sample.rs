@@ -1,6 +1,6 @@
 //! An attachment to test with.
 
-use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, PortMapping, Protocol, Stage};
+use cni::record::{Attachment, AttachmentId, NetnsId, PodRef, PortMapping, Protocol, Stage};
 
 /// Of pod `ns/NAME`, in the network namespace with cookie 7.
 pub(crate) fn attachment(container_id: &str, name: &str) -> Attachment {
@@ -12,16 +12,9 @@ pub(crate) fn attachment(container_id: &str, name: &str) -> Attachment {
         netns: NetnsId { device: 4, inode: 5, cookie: 7 },
         netns_path: "/run/netns/none".into(),
         addresses: vec!["10.1.0.9".parse().unwrap(), "fd01::9".parse().unwrap()],
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
         pod: PodRef { namespace: "ns".to_owned(), name: name.to_owned(), uid: String::new() },
-        id,
+        ..Attachment::of(id)
     }
 }
 

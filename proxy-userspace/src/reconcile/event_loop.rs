@@ -10,6 +10,7 @@ use proxy_core::{
     diff::Epoch,
     model::{self, ObjectName},
 };
+use thiserror::Error;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{self, JoinHandle},
@@ -37,6 +38,17 @@ pub enum Event {
     Ask(Question),
 }
 
+/// Why a pod's host ports are not served, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HostPortsError {
+    /// They are asked for as they cannot be: to wait does not help.
+    #[error("{0}")]
+    Wrong(String),
+    /// They are not yet, or there is no room for them now.
+    #[error("{0}")]
+    NotYet(String),
+}
+
 /// What the loop can be asked. Whoever does not wait for the answer gets none.
 #[derive(Debug)]
 pub enum Question {
@@ -47,7 +59,7 @@ pub enum Question {
         /// The object's name.
         name: ObjectName,
         /// Takes why not all of them are served, if so.
-        answer: oneshot::Sender<Result<(), String>>,
+        answer: oneshot::Sender<Result<(), HostPortsError>>,
     },
     /// Which sockets have to go.
     Stranded {
@@ -100,7 +112,7 @@ pub struct Loop<M> {
     /// When changes arrived that are not yet written: at most [`MEASURED`].
     received: Vec<Instant>,
     /// Who waits for host ports to be written.
-    waiting: Vec<(ObjectName, oneshot::Sender<Result<(), String>>)>,
+    waiting: Vec<(ObjectName, oneshot::Sender<Result<(), HostPortsError>>)>,
 }
 
 impl<M: LbMaps> Loop<M> {

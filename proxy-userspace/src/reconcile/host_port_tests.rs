@@ -38,7 +38,7 @@ fn pod(name: &str, host_port: u16) -> HostPortsObject {
     }
 }
 
-async fn ask(fixture: &Fixture, name: &ObjectName) -> oneshot::Receiver<Result<(), String>> {
+async fn ask(fixture: &Fixture, name: &ObjectName) -> oneshot::Receiver<Result<(), HostPortsError>> {
     let (answer, answered) = oneshot::channel();
     let question = Question::HostPorts { name: name.clone(), answer };
     fixture.events.send(Event::Ask(question)).await.unwrap();
@@ -68,7 +68,7 @@ async fn whoever_waits_for_host_ports_is_answered_when_they_are_written() {
 
     fixture.send(Change::HostPortsListed(Vec::new())).await;
     let gone = ask(&fixture, &web.name).await.await.unwrap();
-    assert!(gone.unwrap_err().contains("ns/web@c1"));
+    assert!(gone.unwrap_err().to_string().contains("ns/web@c1"));
     fixture.settle().await;
     assert!(frontends(&maps).is_empty());
 }
@@ -83,7 +83,8 @@ async fn whoever_waits_hears_who_has_the_port() {
     let (taken, free) = (pod("taken", 30_080), pod("free", 30_081));
     fixture.send(Change::HostPortsListed(vec![taken.clone(), free.clone()])).await;
     let error = ask(&fixture, &taken.name).await.await.unwrap().unwrap_err();
-    assert!(error.contains("30080/TCP is owned by Service ns/s1"), "{error}");
+    let HostPortsError::Wrong(reason) = error else { unreachable!("{error}") };
+    assert!(reason.contains("30080/TCP is owned by Service ns/s1"), "{reason}");
     assert_eq!(ask(&fixture, &free.name).await.await.unwrap(), Ok(()));
 }
 
@@ -114,7 +115,8 @@ async fn host_ports_that_find_no_room_are_refused_with_the_remedy() {
     let web = pod("web", 8088);
     fixture.send(Change::HostPortsListed(vec![web.clone()])).await;
     let error = ask(&fixture, &web.name).await.await.unwrap().unwrap_err();
-    assert!(error.contains("services"), "{error}");
+    let HostPortsError::NotYet(reason) = error else { unreachable!("{error}") };
+    assert!(reason.contains("services"), "{reason}");
 }
 
 #[test]

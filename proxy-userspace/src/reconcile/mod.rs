@@ -14,7 +14,7 @@ mod reconciler;
 mod tests;
 mod udp;
 
-pub use event_loop::{Event, GraceWait, Loop, Question, Settings};
+pub use event_loop::{Event, GraceWait, HostPortsError, Loop, Question, Settings};
 pub use progress::{NodeState, Progress, ProgressReport};
 pub use reconciler::{FrontendName, FrontendNames, HealthChecks, Reconciler, SyncError};
 pub use udp::end_udp_sockets;

@@ -20,7 +20,7 @@ use proxy_core::{
 };
 use tracing::info;
 
-use super::{NodeState, Progress, ledger::Ledger};
+use super::{HostPortsError, NodeState, Progress, ledger::Ledger};
 use crate::{
     dataplane::{ApplyError, LbMaps},
     metrics::Metrics,
@@ -151,18 +151,19 @@ impl<M: LbMaps> Reconciler<M> {
     /// What became of the host ports of a pod, an object of this name: `None` while they are not written.
     ///
     /// # Errors
-    /// Not all of them are served, says a sentence for people.
-    pub fn host_ports(&self, name: &ObjectName) -> Option<Result<(), String>> {
+    /// Not all of them are served: see [`HostPortsError`].
+    pub fn host_ports(&self, name: &ObjectName) -> Option<Result<(), HostPortsError>> {
         let store = self.engine.store();
         if self.full_due || store.is_dirty(name) || self.pending.contains_key(name) {
             return None;
         }
         if store.host_ports_of(name).is_none() {
-            return Some(Err(format!("no attachment of {name} is remembered")));
+            return Some(Err(HostPortsError::NotYet(format!("no attachment of {name} is remembered"))));
         }
-        let refused = self.refused.get(name).map(|(_, refusal)| refusal.to_string());
-        let warned = || self.engine.warnings_of(name).first().map(|warning| warning.message.clone());
-        Some(refused.or_else(warned).map_or(Ok(()), Err))
+        let refused = self.refused.get(name).map(|(_, refusal)| HostPortsError::NotYet(refusal.to_string()));
+        let wrong =
+            || self.engine.warnings_of(name).first().map(|it| HostPortsError::Wrong(it.message.clone()));
+        Some(refused.or_else(wrong).map_or(Ok(()), Err))
     }
 
     /// Takes in a change; writes nothing.

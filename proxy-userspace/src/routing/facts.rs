@@ -74,8 +74,6 @@ mod tests {
             packet_only: path.clone(),
             guard_ingress: path.clone(),
             guard_egress: path.clone(),
-            links: path,
-            tcx: true,
         }
     }
 

@@ -45,10 +45,7 @@ impl Pins {
             packet_only: at("packet_only"),
             guard_ingress: at("guard_ingress"),
             guard_egress: at("guard_egress"),
-            links: at("links"),
-            tcx: false,
         };
-        std::fs::create_dir(&facts.links)?;
         let sizes = [(&facts.endpoints, 4, size_of::<EndpointValue>()), (&facts.packet_only, 8, 1)];
         for (path, key, value) in sizes {
             bpf::pin(map(key, value.try_into()?)?.as_fd(), path).context("cannot pin a map")?;

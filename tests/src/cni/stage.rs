@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use cni::facts::{self, NodeFacts, VERSION};
@@ -163,8 +163,16 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends it.
+    /// Ends it, as if it had ended long ago.
     pub fn stop_agent(&mut self) {
+        self.agent = None;
+        let lock = File::options().write(true).open(self.state().join("agent.lock"));
+        // Where there is none there was no agent.
+        let _ = lock.and_then(|lock| lock.set_modified(SystemTime::UNIX_EPOCH));
+    }
+
+    /// Ends it just now.
+    pub fn interrupt_agent(&mut self) {
         self.agent = None;
     }
 

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use crate::wire::Held;
+
 use super::{
     super::doubles::{NOW, State},
     *,
@@ -11,7 +13,8 @@ use super::{
 fn an_add_reserves_wires_commits_and_answers() {
     let world = Doubles::ready();
     let result = added(&world, &config(json!({})));
-    assert_eq!(world.steps(), ["identify", "own_cookie", "facts", "get", "reserve", "connect", "commit"]);
+    let steps = ["identify", "own_cookie", "facts", "get", "reserve", "held_by_others", "connect", "commit"];
+    assert_eq!(world.steps(), steps);
     assert_eq!(result["ips"][0]["address"], "10.244.1.10/32");
     assert_eq!(result["ips"][1]["address"], "fd00:10:244:1::a/128");
     let record = record(&world);
@@ -29,6 +32,29 @@ fn an_add_of_what_is_there_is_refused_and_harms_nothing() {
     assert_eq!(refused(&run(&world, Verb::Add, &delegating())).0, 102);
     assert_eq!(world.left_over(), before);
     assert_eq!(world.steps().iter().filter(|step| *step == "ipam ADD").count(), 1);
+}
+
+#[test]
+fn an_address_that_leads_to_a_forgotten_pod_is_passed_over_and_refused_to_who_insists() {
+    let world = Doubles::ready();
+    let held = |text: &str| Held { address: text.parse().unwrap(), host_device: "shv00".into() };
+    world.change(|state| state.held = vec![held("10.244.1.10"), held("10.244.1.11")]);
+    let fixed = config(json!({"runtimeConfig": {"ips": ["10.244.1.11"]}}));
+    let (code, message) = refused(&run(&world, Verb::Add, &fixed));
+    assert_eq!((code, message.contains("shv00")), (7, true), "{message}");
+    assert_eq!(world.left_over(), Vec::<String>::new());
+    let result = added(&world, &config(json!({})));
+    assert_eq!(result["ips"][0]["address"], "10.244.1.12/32");
+    assert_eq!(world.state.borrow().log.len(), 1);
+}
+
+#[test]
+fn of_a_container_that_had_a_default_route_it_is_remembered_and_none_is_claimed() {
+    let world = Doubles::ready();
+    world.change(|state| state.has_default_route = true);
+    let result = added(&world, &config(json!({})));
+    assert_eq!(result["routes"], json!([]));
+    assert_eq!(record(&world).by_rule, record(&world).addresses);
 }
 
 #[test]
@@ -67,6 +93,17 @@ fn only_host_ports_need_a_running_agent() {
     let ports = config(json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}]}}));
     assert_eq!(refused(&run(&world, Verb::Add, &ports)).0, 11);
     added(&world, &config(json!({})));
+}
+
+#[test]
+fn ports_that_waiting_does_not_help_are_a_wrong_value_and_nothing_of_the_pod_remains() {
+    let world = Doubles::ready();
+    world.change(|state| state.refused_ports = Some("`198.51.100.9` is no address of this node".into()));
+    let ports = config(json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}]}}));
+    let (code, message) = refused(&run(&world, Verb::Add, &ports));
+    assert_eq!(code, 7, "{message}");
+    assert!(message.contains("198.51.100.9"), "{message}");
+    assert_eq!(world.left_over(), Vec::<String>::new());
 }
 
 #[test]

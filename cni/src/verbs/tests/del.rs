@@ -67,3 +67,19 @@ fn a_del_whose_store_is_broken_removes_the_device_and_says_so() {
     assert_eq!(refused(&run(&world, Verb::Del, &config(json!({})))).0, 5);
     assert!(world.state.borrow().devices.is_empty());
 }
+
+#[test]
+fn what_the_pods_sockets_are_left_alone_for_goes_with_its_last_interface() {
+    let world = Doubles::ready();
+    let off = json!({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"sheave.io/socket-lb": "off"}}});
+    let on = |verb, ifname: &str| {
+        let mut call = call(verb, "/run/netns/a");
+        call.id.ifname = ifname.into();
+        assert!(answer(Ok(call), config(off.clone()).to_string().as_bytes(), |_| world.clone()).success);
+        world.state.borrow().unexempted
+    };
+    on(Verb::Add, "eth0");
+    on(Verb::Add, "net1");
+    assert!(!on(Verb::Del, "net1"), "eth0 still asks for it");
+    assert!(on(Verb::Del, "eth0"));
+}

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     path::PathBuf,
+    time::{Duration, SystemTime},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -113,6 +114,31 @@ fn what_is_no_namespace_is_refused_and_its_del_succeeds() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces, maps and a bpf file system"]
+fn a_living_pod_keeps_its_address_when_the_store_is_lost() {
+    on_a_node(|node| {
+        let (first, second, third, before) = (Pod::new(), Pod::new(), Pod::new(), node.lab.traces());
+        let add = |pod: &Pod, name| node.run(Verb::Add, name, pod.path(), json!({}));
+        let address = |outcome: &Outcome| {
+            assert!(outcome.success, "{outcome:?}");
+            let ips = &outcome.document.as_ref().unwrap()["ips"];
+            [0, 1].map(|at: usize| ips[at]["address"].as_str().unwrap().to_owned())
+        };
+        let known = ["c1", "c2"].map(|name| address(&add(if name == "c1" { &first } else { &second }, name)));
+        fs::remove_dir_all(node.store().folder()).unwrap();
+        fs::write(node.folder.path().join("cni/addresses"), "").unwrap();
+        let new = address(&add(&third, "c3"));
+        for known in &known {
+            assert!(known.iter().zip(&new).all(|(known, new)| known != new), "{known:?} {new:?}");
+        }
+        for name in ["c1", "c2", "c3"] {
+            silent(&node.run(Verb::Del, name, "".into(), json!({})));
+        }
+        assert_same(&node.lab.traces(), &before, "the host");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces, maps and a bpf file system"]
 fn a_gc_collects_a_pod_whose_namespace_is_gone() {
     on_a_node(|node| {
         let (living, dead, before) = (Pod::new(), Pod::new(), node.lab.traces());
@@ -141,6 +167,12 @@ fn a_gc_collects_a_pod_whose_namespace_is_gone() {
 fn status_follows_the_agent_and_its_pins() {
     on_a_node(|node| {
         let status = || node.run(Verb::Status, "", "".into(), json!({}));
+        assert_eq!(refused(&status()).0, 50);
+        let lock = node.folder.path().join("agent.lock");
+        drop(node.agent());
+        silent(&status());
+        let an_hour_ago = SystemTime::now() - Duration::from_hours(1);
+        File::options().write(true).open(lock).unwrap().set_modified(an_hour_ago).unwrap();
         assert_eq!(refused(&status()).0, 50);
         let agent = node.agent();
         silent(&status());

@@ -1,5 +1,7 @@
 //! CHECK, GC and STATUS: what is told, and what is left alone.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -132,6 +134,24 @@ fn status_is_silent_on_a_ready_node_and_opens_no_store() {
     let world = Doubles::ready();
     silent(&run(&world, Verb::Status, &config(json!({}))));
     assert_eq!(world.steps(), ["facts"]);
+}
+
+#[test]
+fn a_node_stays_ready_for_half_a_minute_without_its_agent_but_not_without_what_pods_need() {
+    let says = |seen: Option<u64>, change: fn(&mut State)| {
+        let world = Doubles::ready();
+        world.change(|state| {
+            (state.agent, state.agent_seen) = (false, seen.map(Duration::from_secs));
+            change(state);
+        });
+        let outcome = run(&world, Verb::Status, &config(json!({})));
+        if outcome.success { 0 } else { refused(&outcome).0 }
+    };
+    let nothing: fn(&mut State) = |_| {};
+    assert_eq!([None, Some(31), Some(30), Some(0)].map(|seen| says(seen, nothing)), [50, 50, 0, 0]);
+    assert_eq!(says(Some(1), |state| state.missing_pins.push("/pins/endpoints".into())), 51);
+    assert_eq!(says(Some(1), |state| state.facts.as_mut().unwrap().obstacle = Some("no".into())), 50);
+    assert_eq!(says(Some(1), |state| state.facts = None), 50);
 }
 
 #[test]
