@@ -8,10 +8,10 @@ use crate::{
     Work, answer,
     env::{Env, Reached, Read},
     errors, flow,
-    forward::{begin, carry, drop, find, unserved},
+    forward::{self, begin, carry, drop, find},
     fragment, lookup, masquerade,
     onward::ask_route,
-    parse::{Fragment, Parsed, parse},
+    parse::{self, Fragment, Parsed, parse},
     reply, setting,
     wire::Wire,
     work::{Next, Verdict},
@@ -84,13 +84,16 @@ fn arrived<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, 
 /// A packet to a Service's address.
 #[inline(always)]
 fn serve<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, place: Place) -> Next {
-    match parsed {
-        Parsed::Ports | Parsed::Later => (),
+    let may_have_ports = match parsed {
+        Parsed::Ports => true,
+        // As its first fragment, which has gone on or will.
+        Parsed::Later => parse::may_have_ports::<A>(work.outer.protocol),
         Parsed::Malformed => return drop_unless_host(env, work, Counter::DroppedMalformed),
         Parsed::TooManyHeaders => return drop_unless_host(env, work, Counter::DroppedHeaders),
-        Parsed::Echo | Parsed::Other | Parsed::NotIp | Parsed::IcmpError => {
-            return Next::Done(unserved(env, work, false));
-        }
+        Parsed::Echo | Parsed::Other | Parsed::NotIp | Parsed::IcmpError => false,
+    };
+    if !may_have_ports {
+        return Next::Done(forward::unserved(env, work, false));
     }
     let source = work.outer.source;
     if source.is_loopback() && env.device() == setting!(env, loopback) {
@@ -133,23 +136,27 @@ pub fn egress<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, at: u32, plac
     let parsed = parse(env, at, false, &mut work.outer);
     let is_error = matches!(parsed, Parsed::IcmpError);
     let masquerades = matches!(place, Place::Node) && setting!(env, masquerade) != 0;
-    let is_echo = matches!(parsed, Parsed::Echo);
-    let carries = matches!(parsed, Parsed::Ports | Parsed::Later | Parsed::IcmpError);
-    let may_be_ours = carries || is_echo && masquerades;
-    if !may_be_ours {
+    let unserved = matches!(parsed, Parsed::Other | Parsed::NotIp);
+    if !carries(parsed) && (unserved || !masquerades) {
         return Verdict::Pass;
     }
     let mut verdict = Verdict::Pass;
     let ours = if is_error {
         errors::leaving(env, work, &mut verdict)
     } else {
-        !is_echo && reply::leaving(env, work, parsed, &mut verdict)
+        carries(parsed) && reply::leaving(env, work, parsed, &mut verdict)
     };
     if ours {
         return verdict;
     }
     let next = sent_by_pod_or_host(env, work, parsed, place);
     go_on(env, work, next, place)
+}
+
+/// Whether it can be a Service's. Echoes, and what cannot be read, are egress masquerade's business alone.
+#[inline(always)]
+fn carries(parsed: Parsed) -> bool {
+    matches!(parsed, Parsed::Ports | Parsed::Later | Parsed::IcmpError)
 }
 
 /// A packet that leaves and answers nobody.
@@ -168,7 +175,7 @@ fn sent_by_pod_or_host<A: Wire, E: Env<A>>(
             return next;
         }
     }
-    if !is_node || setting!(env, host_by_packet) == 0 || !is_from_host || matches!(parsed, Parsed::Echo) {
+    if !is_node || setting!(env, host_by_packet) == 0 || !is_from_host || !carries(parsed) {
         return Next::Done(Verdict::Pass);
     }
     work.from_host = 1;

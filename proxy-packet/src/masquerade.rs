@@ -6,8 +6,8 @@
 //! found or bytes rewritten.
 
 use proxy_common::{
-    BackendValue, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, Scope, ServiceValue, Way,
-    names::PROBE_SLOT,
+    BackendValue, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, PortBe, Scope, ServiceValue,
+    Way, names::PROBE_SLOT,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     errors, flow,
     forward::{complete, drop},
     fragment, lookup,
-    parse::{Fragment, Headers, Parsed, SCTP, UDP, ipv6},
+    parse::{Fragment, Headers, Parsed, may_have_ports},
     select, source_port,
     source_port::Assigned,
     state::{self, ACK, FIN, RST, SYN, TCP},
@@ -46,12 +46,9 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
     if lookup::inside(env, destination) {
         return LEAVE;
     }
-    if matches!(parsed, Parsed::Later) {
-        flow::read_clock(env, work);
-        if !fragment::recall(env, work) {
-            let dropped = may_have_ports::<A>(work.outer.protocol) && concerns(env, work);
-            return if dropped { give_up(env, Counter::DroppedFragment) } else { LEAVE };
-        }
+    if !has_ends(env, work, parsed) {
+        let dropped = may_be_told_apart::<A>(work.outer.protocol) && concerns(env, work);
+        return if dropped { give_up(env, unknown(parsed)) } else { LEAVE };
     }
     work.key = flow::key(work, Way::Forward);
     if flow::find(env, work) {
@@ -64,15 +61,48 @@ fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> 
         }
         flow::retire(env, work);
     }
-    let answers_echo = work.outer.protocol == A::ICMP && !A::is_echo(work.outer.icmp_type);
-    if answers_echo || !concerns(env, work) { LEAVE } else { Next::Masquerade }
+    if answers_echo(work) {
+        if work.outer.fragment == Fragment::First as u8 {
+            flow::read_clock(env, work);
+            fragment::remember(env, work);
+        }
+        return LEAVE;
+    }
+    if concerns(env, work) { Next::Masquerade } else { LEAVE }
 }
 
-/// Whether a datagram that only a later fragment is known of can be one that is masqueraded. Behind an extension header of
-/// IPv6, which the first fragment has alone, any protocol can be.
+/// Whether it is known between which ports the packet goes; of a later fragment: by its first.
 #[inline(always)]
-fn may_have_ports<A: Wire>(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP | SCTP) || protocol == A::ICMP || A::FAMILY == 6 && ipv6::extends(protocol)
+fn has_ends<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> bool {
+    if matches!(parsed, Parsed::Later) {
+        flow::read_clock(env, work);
+        return fragment::recall(env, work);
+    }
+    !matches!(parsed, Parsed::Malformed | Parsed::TooManyHeaders)
+}
+
+/// Why a packet is dropped whose ports are not known: nobody could tell its answers apart.
+#[inline(always)]
+fn unknown(parsed: Parsed) -> Counter {
+    match parsed {
+        Parsed::Later => Counter::DroppedFragment,
+        Parsed::TooManyHeaders => Counter::DroppedHeaders,
+        _ => Counter::DroppedMalformed,
+    }
+}
+
+/// Whether it answers an echo request that came straight to the pod. Only a first fragment says of what type it is; the
+/// port that a request has is the one on the asking side.
+#[inline(always)]
+fn answers_echo<A: Wire>(work: &Work<A>) -> bool {
+    let headers = &work.outer;
+    headers.protocol == A::ICMP && headers.source_port == PortBe::ANY && !A::is_echo(headers.icmp_type)
+}
+
+/// Whether a packet of which only the protocol's number is known can be one that is masqueraded.
+#[inline(always)]
+fn may_be_told_apart<A: Wire>(protocol: u8) -> bool {
+    protocol == A::ICMP || may_have_ports::<A>(protocol)
 }
 
 /// Whether a pod of this node sends it to somebody who does not see pods' own addresses.

@@ -172,6 +172,13 @@ pub fn parse<A: Wire, E: Packet>(env: &mut E, at: u32, quoted: bool, to: &mut He
     }
 }
 
+/// Whether a packet of which only the protocol's number is known can have ports. Behind an extension header of IPv6,
+/// which the first fragment has alone, any protocol can be.
+#[inline(always)]
+pub(crate) fn may_have_ports<A: Wire>(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP) || A::FAMILY == 6 && ipv6::extends(protocol)
+}
+
 /// Whether `bytes` of what follows the IP header are within the packet.
 #[inline(always)]
 fn reaches<A: Address>(headers: &Headers<A>, bytes: u32) -> bool {

@@ -17,6 +17,7 @@ mod errors;
 mod loops;
 mod manifests;
 mod masquerade;
+mod own_pods;
 mod plain;
 mod pressure;
 mod scenarios;

@@ -11,7 +11,7 @@ use sheave_tests::topology::{CLOSED_PORT, Links, PORT};
 use crate::site::Site;
 
 /// Pods are the cluster's, nodes see their addresses, nobody else does.
-const MASQUERADE: [&str; 6] = [
+pub(crate) const MASQUERADE: [&str; 6] = [
     "--masquerade",
     "true",
     "--cluster-cidr",
@@ -23,7 +23,8 @@ const MASQUERADE: [&str; 6] = [
 /// A pod of each node.
 const PODS: [(&str, u8); 2] = [("1a", 1), ("2a", 2)];
 
-fn outside(site: &Site) -> (EchoServer, Vec<SocketAddr>) {
+/// A server outside, and where it is asked.
+pub(crate) fn outside(site: &Site) -> (EchoServer, Vec<SocketAddr>) {
     let client = site.place("client");
     let targets = client.addresses.both().map(|address| SocketAddr::new(address, PORT));
     (EchoServer::start(client, PORT).unwrap(), targets.to_vec())
@@ -79,6 +80,27 @@ fn a_connection_from_outside_straight_to_a_pod_meets_the_pod() {
         site.at("client", || Connection::open(target).unwrap().transfer(&pattern(1 << 18)).unwrap());
         let answered = site.at("client", || ping(address, 56, PATIENCE)).unwrap();
         assert!(answered, "ping {address}");
+    }
+}
+
+#[test]
+fn a_pods_connections_to_the_outside_outlive_its_agent() {
+    let mut site = Site::new(Links::ETHERNET, &MASQUERADE);
+    let (_server, targets) = outside(&site);
+    let open = |target: &SocketAddr| site.at("1a", || Connection::open(*target).unwrap());
+    let mut held: Vec<Connection> = targets.iter().map(open).collect();
+    site.kill_agent(1);
+    for connection in &mut held {
+        connection.exchange(b"without an agent").unwrap();
+    }
+    site.start_agent(1, &MASQUERADE);
+    for connection in &mut held {
+        connection.exchange(b"with the next").unwrap();
+    }
+    // Another capacity is another table: the same ports are found again.
+    site.start_agents(&[&MASQUERADE[..], &["--flows-max", "4096"]].concat());
+    for connection in &mut held {
+        connection.exchange(b"with another table").unwrap();
     }
 }
 

@@ -9,6 +9,7 @@ use sheave_tests::raw::{RawSender, SYN, Segment};
 use sheave_tests::topology::Links;
 
 use crate::manifests::{FAMILIES, cluster_ip, node_port, server, vip, web};
+use crate::masquerade::{MASQUERADE, outside};
 use crate::site::{BY_PACKET, Site};
 
 /// Places for flows of each family.
@@ -40,13 +41,28 @@ fn flood(sender: &RawSender, round: u16, v6: bool) {
 
 #[test]
 fn a_flood_of_first_segments_takes_nothing_from_established_connections() {
+    withstand_a_flood(&[]);
+}
+
+/// What pods answer to segments whose record has given way is no connection of theirs to the outside.
+#[test]
+fn nor_from_those_of_pods_to_the_outside() {
+    withstand_a_flood(&MASQUERADE);
+}
+
+fn withstand_a_flood(settings: &[&str]) {
     let mut site = Site::without_agents(Links::ETHERNET);
     let flows = FLOWS.to_string();
-    site.start_agents(&[BY_PACKET, &["--flows-max", &flows]].concat());
+    site.start_agents(&[BY_PACKET, &["--flows-max", &flows], settings].concat());
     site.publish(&web(&["1a", "2a"]));
+    let (_server, outside) = outside(&site);
     let sender = site.at("client", || RawSender::new().unwrap());
     for v6 in FAMILIES {
-        let open = |_| site.at("client", || Connection::open(node_port(1, v6)).unwrap());
+        let target = *outside.iter().find(|target| target.is_ipv6() == v6).unwrap();
+        let open = |number: usize| match number % 4 {
+            0 => site.at("1b", || Connection::open(target).unwrap()),
+            _ => site.at("client", || Connection::open(node_port(1, v6)).unwrap()),
+        };
         let mut held: Vec<Connection> = (0..ESTABLISHED).map(open).collect();
         for round in 0..ROUNDS {
             flood(&sender, round, v6);

@@ -1,4 +1,4 @@
-//! Every scenario of the folder, on both paths; with `SCENARIO` in the environment only those whose name contains it.
+//! Every scenario of the folder, on both paths.
 
 use std::env;
 use std::path::Path;
@@ -9,21 +9,24 @@ use sheave_tests::topology::Links;
 
 use crate::site::{Site, translating};
 
-fn read(wanted: impl Fn(&Scenario) -> bool) -> Vec<Scenario> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packet/scenarios");
+/// The scenarios of a folder beside this file; with `SCENARIO` in the environment those whose name contains it.
+pub(crate) fn read(folder: &str) -> Vec<Scenario> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packet").join(folder);
+    let name = env::var("SCENARIO").unwrap_or_default();
     let mut scenarios = Scenario::read_all(&folder).unwrap();
-    scenarios.retain(wanted);
+    scenarios.retain(|scenario| scenario.name.contains(&name));
     // Those with the same settings one after the other: agents need not be started again between them.
     scenarios.sort_by(|a, b| a.settings.cmp(&b.settings));
     scenarios
 }
 
-fn run(site: &mut Site, scenarios: Vec<Scenario>, path: Translation) {
+/// Runs them on the site, whose agents are started with these settings and with those of each scenario.
+pub(crate) fn run(site: &mut Site, settings: &[&str], scenarios: Vec<Scenario>, path: Translation) {
     let (mut running, mut failed) = (None, Vec::new());
     for scenario in scenarios {
         if running.as_ref() != Some(&scenario.settings) {
             let own: Vec<&str> = scenario.settings.iter().map(String::as_str).collect();
-            site.start_agents(&[translating(path), &own].concat());
+            site.start_agents(&[translating(path), settings, &own].concat());
             running = Some(scenario.settings.clone());
         }
         site.publish(&scenario.manifests);
@@ -37,9 +40,7 @@ fn run(site: &mut Site, scenarios: Vec<Scenario>, path: Translation) {
 }
 
 fn run_all(path: Translation) {
-    let name = env::var("SCENARIO").unwrap_or_default();
-    let scenarios = read(|scenario| scenario.name.contains(&name));
-    run(&mut Site::without_agents(Links::ETHERNET), scenarios, path);
+    run(&mut Site::without_agents(Links::ETHERNET), &[], read("scenarios"), path);
 }
 
 #[test]
@@ -58,5 +59,7 @@ fn packets_have_the_right_checksum_when_somebody_looks() {
     let mut site = Site::without_agents(Links::ETHERNET);
     site.topology.compute_checksums().unwrap();
     let names = ["cluster", "hairpin", "host-network", "no-endpoints"];
-    run(&mut site, read(|scenario| names.contains(&scenario.name.as_str())), Translation::Packets);
+    let mut scenarios = read("scenarios");
+    scenarios.retain(|scenario| names.contains(&scenario.name.as_str()));
+    run(&mut site, &[], scenarios, Translation::Packets);
 }

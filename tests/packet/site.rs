@@ -1,6 +1,7 @@
 //! The topology with an agent on each node, over one folder of manifests that the tests edit.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use sheave_tests::agent::{Agent, binary};
 use sheave_tests::bpffs::BpfFs;
 use sheave_tests::netns::Netns;
 use sheave_tests::scenario::Translation;
-use sheave_tests::topology::addresses::{NODES, node};
-use sheave_tests::topology::{Links, Place, Topology};
+use sheave_tests::topology::addresses::{NODES, node, pods_of};
+use sheave_tests::topology::{Links, Place, Topology, Wiring};
 use sheave_tests::wait::wait_for;
 
 /// How long an edit may take to show, on a machine that is busy with other tests.
@@ -46,6 +47,13 @@ impl Site {
     }
 
     pub(crate) fn without_agents(links: Links) -> Self {
+        let mut site = Self::with_wiring(links, Wiring::ByHand);
+        site.topology.serve().unwrap();
+        site
+    }
+
+    /// Without agents; unless pods are wired by hand, without their network and servers.
+    pub(crate) fn with_wiring(links: Links, wiring: Wiring) -> Self {
         let host = |number| Host {
             number,
             agent: None,
@@ -56,9 +64,10 @@ impl Site {
             hosts: (1..=NODES).map(host).collect(),
             manifests: tempfile::tempdir().unwrap(),
             edits: AtomicU16::new(0),
-            topology: Topology::new(links).unwrap(),
+            topology: Topology::wired(links, wiring).unwrap(),
         };
-        fs::write(site.manifests.path().join("nodes.yaml"), nodes()).unwrap();
+        let pod_cidrs = wiring != Wiring::ByHand;
+        fs::write(site.manifests.path().join("nodes.yaml"), nodes(pod_cidrs)).unwrap();
         site
     }
 
@@ -95,6 +104,11 @@ impl Site {
         if let Some(agent) = self.hosts[node - 1].agent.take() {
             agent.kill();
         }
+    }
+
+    /// The folder in which the agent of a node, counted from 1, tells its plugin of the node.
+    pub(crate) fn run_dir(&self, node: u8) -> PathBuf {
+        self.hosts[usize::from(node) - 1].dir.path().join("run")
     }
 
     /// The agent of a node, counted from 1.
@@ -211,12 +225,15 @@ pub(crate) fn translating(path: Translation) -> &'static [&'static str] {
 /// The settings that make an agent translate packets only.
 pub(crate) const BY_PACKET: &[&str] = &["--socket-lb", "off"];
 
-fn nodes() -> String {
+fn nodes(with_pod_cidrs: bool) -> String {
     let node = |number| {
         let addresses = node(number);
+        let [v4, v6] = pods_of(number);
+        let spec =
+            if with_pod_cidrs { format!("spec: {{podCIDRs: ['{v4}', '{v6}']}}\n") } else { String::new() };
         format!(
             "apiVersion: v1\nkind: Node\nmetadata:\n  name: node{number}\n  labels: {{topology.kubernetes.io/zone: \
-             zone-{number}}}\nstatus:\n  addresses:\n  - {{type: InternalIP, address: {}}}\n  - {{type: InternalIP, \
+             zone-{number}}}\n{spec}status:\n  addresses:\n  - {{type: InternalIP, address: {}}}\n  - {{type: InternalIP, \
              address: '{}'}}\n",
             addresses.v4, addresses.v6
         )

@@ -12,6 +12,7 @@
     reason = "two test targets use it, each what it needs; a test may stop at the first surprise"
 )]
 
+pub mod egress;
 pub mod hooks;
 pub mod keys;
 pub mod oracle;
@@ -19,4 +20,5 @@ pub mod patch;
 pub mod scene;
 pub mod seen;
 pub mod traffic;
+pub mod witness;
 pub mod world;

@@ -1,10 +1,12 @@
 //! What holds of every packet, whatever came in: an oracle that does not know how the path decides.
 
+use proxy_packet::Verdict;
 use proxy_packet::simulation::{checksums_valid, outer_checksums_valid};
 
+use super::egress::is_pod;
 use super::scene::Scene;
 use super::seen::seen;
-use super::world::text;
+use super::world::{OWN, text};
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,17 @@ pub enum Fate {
     Went,
     /// Something was made of it for its sender.
     Answered,
+}
+
+impl Fate {
+    /// By the verdict.
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Drop => Self::Gone,
+            Verdict::Bounce => Self::Answered,
+            Verdict::Pass | Verdict::Redirect | Verdict::ToHost => Self::Went,
+        }
+    }
 }
 
 /// What is wrong with how a packet fared. `counted`: something was counted.
@@ -34,7 +47,9 @@ fn went_wrong(scene: &Scene, before: &[u8], after: &[u8], counted: bool) -> Opti
         return Some("changed, but nothing is counted".into());
     }
     if before != after && !concerns(scene, before) {
-        return Some("changed, but neither to a Service nor from a backend".into());
+        return Some(
+            "changed, but neither to a Service nor from a backend nor a pod's to the outside".into(),
+        );
     }
     // A quoted CRC32c is left alone: that of a packet that was cut off says nothing.
     let (checked, crc) = (checksums_valid(after), "quoted: checksum of protocol 132");
@@ -52,6 +67,8 @@ fn concerns(scene: &Scene, packet: &[u8]) -> bool {
     let asked = scene.flows.iter().map(|flow| flow.frontend.0);
     let backends = scene.services.iter().flat_map(|service| service.backends.iter().chain(&service.kept));
     let serving = scene.flows.iter().map(|flow| flow.backend.0);
-    frontends.chain(asked).any(|name| name == destination)
+    let masquerades = is_pod(seen.source.ip()) || OWN.contains(&destination.as_str());
+    (scene.egress.is_some() && masquerades)
+        || frontends.chain(asked).any(|name| name == destination)
         || backends.map(|end| end.0).chain(serving).any(|name| name == source)
 }

@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proxy_common::{
     AffinityKey, AffinityValue, BackendFlags, FlowFlags, FlowPlace, FlowState, FlowValue, Ipv4Be, Ipv6Be,
-    PortBe, Scope, ServiceFlags, ServiceKey, ServiceValue, SourceRangeKey,
+    PortBe, Scope, ServiceFlags, ServiceKey, ServiceValue, SourceRangeKey, names::PROBE_SLOT,
 };
 use proxy_packet::simulation::Simulation;
 
+use super::egress::{ECHO, Egress, egress, outside};
 use super::world::{CLUSTER_IPS, Device, Ip, LOCAL, Named, OWN, node};
 
 /// An address by name, and a port.
@@ -81,14 +82,24 @@ pub struct Affinity {
     pub current: bool,
 }
 
+/// What a node is set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub masquerade_all: bool,
+    pub host_by_packet: bool,
+    /// Egress masquerade.
+    pub egress: bool,
+    pub source_ports: u32,
+    /// Places for flows.
+    pub flows_max: u32,
+}
+
 /// A state of the node.
 #[derive(Clone, Debug)]
 pub struct Scene {
     pub ip: Ip,
-    pub masquerade_all: bool,
-    pub host_by_packet: bool,
-    pub source_ports: u32,
-    pub flows_max: u32,
+    pub settings: Settings,
+    pub egress: Option<Egress>,
     pub services: Vec<Service>,
     pub flows: Vec<Flow>,
     pub affinity: Vec<Affinity>,
@@ -177,30 +188,46 @@ fn affinity() -> impl Strategy<Value = Affinity> {
     )
 }
 
-/// Any state in this family with these settings: masquerade-all, host-by-packet, source ports, places for flows.
-pub fn scene(ip: Ip, settings: (bool, bool, u32, u32)) -> impl Strategy<Value = Scene> {
+/// Any state with these settings, in either family.
+pub fn scene(settings: Settings) -> impl Strategy<Value = Scene> {
     (
+        select(&Ip::BOTH[..]),
         prop_oneof![1 => Just(Vec::new()).boxed(), 9 => prop::collection::vec(service(), 1..4).boxed()],
-        prop::collection::vec(flow(), 0..7),
+        prop::collection::vec((flow(), outside()), 0..7),
         prop::collection::vec(affinity(), 0..3),
+        egress(),
     )
-        .prop_map(move |(services, mut flows, affinity)| {
-            for (number, flow) in flows.iter_mut().enumerate() {
-                flow.link(&services, number);
-            }
-            let (masquerade_all, host_by_packet, source_ports, flows_max) = settings;
-            Scene { ip, masquerade_all, host_by_packet, source_ports, flows_max, services, flows, affinity }
+        .prop_map(move |(ip, services, flows, affinity, egress)| {
+            let egress = settings.egress.then_some(egress);
+            let number = |(number, (mut flow, outside)): (usize, (Flow, Option<End>))| {
+                match outside.filter(|_| settings.egress) {
+                    Some(outside) => flow.masquerade(outside),
+                    None => flow.link(&services, number),
+                }
+                flow
+            };
+            let flows = flows.into_iter().enumerate().map(number).collect();
+            Scene { ip, settings, egress, services, flows, affinity }
         })
+}
+
+/// Any state with any settings, and so many places for flows.
+pub fn any_scene(places: impl Strategy<Value = u32>) -> impl Strategy<Value = Scene> {
+    (any::<(bool, bool, bool)>(), prop_oneof![Just(1), 1_u32..4, Just(500)], places).prop_flat_map(
+        |((masquerade_all, host_by_packet, egress), source_ports, flows_max)| {
+            scene(Settings { masquerade_all, host_by_packet, egress, source_ports, flows_max })
+        },
+    )
 }
 
 impl Scene {
     /// The node in this state.
     pub fn world(&self) -> Simulation {
         let mut world = node();
-        world.settings.masquerade_all = self.masquerade_all.into();
-        world.settings.host_by_packet = self.host_by_packet.into();
-        world.settings.source_port_count = self.source_ports;
-        world.settings.flows = self.flows_max;
+        world.settings.masquerade_all = self.settings.masquerade_all.into();
+        world.settings.host_by_packet = self.settings.host_by_packet.into();
+        world.settings.source_port_count = self.settings.source_ports;
+        world.settings.flows = self.settings.flows_max;
         match self.ip {
             Ip::V4 => self.fill::<Ipv4Be>(&mut world),
             Ip::V6 => self.fill::<Ipv6Be>(&mut world),
@@ -209,6 +236,9 @@ impl Scene {
     }
 
     fn fill<A: Named>(&self, world: &mut Simulation) {
+        if let Some(egress) = &self.egress {
+            egress.apply::<A>(world);
+        }
         for (number, service) in (1_u32..).zip(&self.services) {
             service.publish::<A>(number, world);
         }
@@ -280,7 +310,7 @@ impl Flow {
 
     /// The ports of a source that is the node's.
     pub fn source(&self) -> End {
-        let own = if matches!(self.backend.0, "far") { "second" } else { "node" };
+        let own = if matches!(self.backend.0, "far" | "second-neighbour") { "second" } else { "node" };
         self.node_port.map_or(self.client, |port| (own, port))
     }
 
@@ -314,6 +344,7 @@ impl Flow {
         };
         let service_id = A::tables(world).services.get(&key).map_or(9, |service| service.service_id);
         debug_assert!(matches!((ip, A::FAMILY), (Ip::V4, 4) | (Ip::V6, 6)));
+        let masqueraded = self.is_masqueraded();
         FlowValue {
             client,
             frontend,
@@ -323,14 +354,18 @@ impl Flow {
             frontend_port,
             backend_port,
             source_port,
-            protocol: self.protocol,
+            protocol: if self.protocol == ECHO { A::ICMP } else { self.protocol },
             state: self.state as u8,
             flags: self.flags | node,
-            scope: Scope::External as u8,
+            scope: if masqueraded { Scope::Internal } else { Scope::External } as u8,
             serial: 0,
-            service_id,
-            generation: self.generation,
-            backend_id: backend_id::<A>(world, self.backend, self.protocol),
+            service_id: if masqueraded { 0 } else { service_id },
+            generation: if masqueraded { 0 } else { self.generation },
+            backend_id: if masqueraded {
+                PROBE_SLOT
+            } else {
+                backend_id::<A>(world, self.backend, self.protocol)
+            },
             completing_ack: self.completing_ack,
             seen_s: u32::try_from(world.clock_ns / 1_000_000_000).unwrap_or(0).wrapping_sub(self.age),
             device: 0,

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proxy_packet::simulation::{Extension, Frame, Simulation};
 
+use super::egress::{ECHO, OUTSIDE};
 use super::hooks::{self, Hook, Outcome};
 use super::patch;
 use super::scene::{BACKENDS, CLIENTS, End, FRONTENDS, Flow, NODE_DEVICES, POD_DEVICES, PORTS, Scene};
-use super::world::{Device, Ip, OWN};
+use super::world::{Device, Ip, LOCAL, OWN};
 
 /// TCP flags that packets have: every state's, and nonsense.
 const FLAGS: [u8; 12] = [2, 2, 2, 0x10, 0x10, 0x18, 0x12, 0x11, 0x04, 0x14, 0x00, 0x03];
@@ -27,6 +28,8 @@ pub enum Ends {
     Request(usize),
     /// From its backend.
     Reply(usize),
+    /// From a pod to the outside, behind the kernel's routing.
+    Out(End, End),
 }
 
 /// What is sent.
@@ -93,6 +96,8 @@ fn any_ends() -> impl Strategy<Value = Ends> {
     let frontend = || select(&FRONTENDS[..]);
     let backend = || select(&BACKENDS[..]);
     let own = || (select(&["node", "second"][..]), 1_024_u16..1_027);
+    let pod = || (select(&LOCAL[..]), select(&PORTS[..]));
+    let outside = || select(&OUTSIDE[..]);
     prop_oneof![
         6 => (0_usize..3, client()).prop_map(|(service, from)| Ends::Ask(service, from)),
         2 => (client(), frontend()).prop_map(|(from, to)| Ends::Any(from, to)),
@@ -102,6 +107,8 @@ fn any_ends() -> impl Strategy<Value = Ends> {
         1 => (own(), frontend()).prop_map(|(from, to)| Ends::Any(from, to)),
         4 => (0_usize..7).prop_map(Ends::Request),
         4 => (0_usize..7).prop_map(Ends::Reply),
+        3 => (pod(), outside()).prop_map(|(from, to)| Ends::Out(from, to)),
+        2 => (outside(), own()).prop_map(|(from, to)| Ends::Any(from, to)),
     ]
 }
 
@@ -120,7 +127,7 @@ fn sent() -> impl Strategy<Value = Sent> {
             prop_oneof![1 => 0_usize..60, 3 => Just(600_usize)],
         )
             .prop_map(|(protocol, kind, from, length, quoted)| Sent::Error { protocol, kind, from, length, quoted }),
-        1 => (any::<bool>(), 0_usize..200).prop_map(|(reply, length)| Sent::Echo { reply, length }),
+        2 => (any::<bool>(), 0_usize..200).prop_map(|(reply, length)| Sent::Echo { reply, length }),
         1 => (select(&[1_u8, 2, 47, 58, 50, 0, 6, 17][..]), 0_usize..64)
             .prop_map(|(protocol, length)| Sent::Other { protocol, length }),
     ]
@@ -224,7 +231,7 @@ impl Packet {
             })
         };
         match self.ends {
-            Ends::Any(from, to) => (from, to, None),
+            Ends::Any(from, to) | Ends::Out(from, to) => (from, to, None),
             Ends::Ask(number, from) => match scene.services.get(number % scene.services.len().max(1)) {
                 Some(service) => (from, service.frontend, Some(service.protocol)),
                 None => nobody,
@@ -237,14 +244,21 @@ impl Packet {
     /// The packet before it is spoilt.
     pub fn sound(&self, scene: &Scene) -> Vec<u8> {
         let (from, to, protocol) = self.ends(scene);
+        let is_reply = matches!(self.ends, Ends::Reply(_));
         let frame = match &self.sent {
+            Sent::Segment { length, .. } if protocol == Some(ECHO) => {
+                echo(scene.ip, (from, to), is_reply, *length)
+            }
             Sent::Segment { protocol: other, flags, numbers, length } => {
                 segment(scene.ip, (from, to), protocol.unwrap_or(*other), (*flags, *numbers), *length)
             }
             Sent::Error { protocol: other, kind, from: sender, length, quoted } => {
                 // About a packet that went the other way.
-                let about =
-                    segment(scene.ip, (to, from), protocol.unwrap_or(*other), (0x10, (7, 8)), *length);
+                let about = if protocol == Some(ECHO) {
+                    echo(scene.ip, (to, from), !is_reply, *length)
+                } else {
+                    segment(scene.ip, (to, from), protocol.unwrap_or(*other), (0x10, (7, 8)), *length)
+                };
                 let mut quote = about.bare().build();
                 quote.truncate(*quoted);
                 error(scene.ip, sender.unwrap_or(from.0), to.0, *kind, &quote)
@@ -315,17 +329,29 @@ impl Packet {
         self.place(scene).0
     }
 
+    /// Whether a pod sends it out, so that it meets the path behind the kernel's routing.
+    fn goes_out(&self, scene: &Scene) -> bool {
+        match self.ends {
+            Ends::Out(..) => true,
+            Ends::Request(number) => {
+                let flow = scene.flows.get(number % scene.flows.len().max(1));
+                flow.is_some_and(Flow::is_masqueraded)
+            }
+            _ => false,
+        }
+    }
+
     fn place(&self, scene: &Scene) -> (Hook, Device, bool) {
         let (from, to, _) = self.ends(scene);
         let returns = matches!(self.ends, Ends::Reply(_)) && !OWN.contains(&to.0);
-        match (self.at, returns, from.0) {
+        match (self.at, returns || self.goes_out(scene), from.0) {
             (At::Any(hook, device, from_host), ..) => (hook, device, from_host),
             // A reply that the kernel's stack forwards is met where it leaves.
             (At::Fitting, true, _) => leaving(to.0, OWN.contains(&from.0)),
             (At::Fitting, false, own) if OWN.contains(&own) => leaving(to.0, true),
             (At::Fitting, false, "local") => (Hook::PodIngress, Device::Pod0, false),
             (At::Fitting, false, "local2") => (Hook::PodIngress, Device::Pod1, false),
-            (At::Fitting, false, "far") => (Hook::NodeIngress, Device::Eth1, false),
+            (At::Fitting, false, "far" | "second-neighbour") => (Hook::NodeIngress, Device::Eth1, false),
             (At::Fitting, false, _) => (Hook::NodeIngress, Device::Eth0, false),
         }
     }
@@ -335,7 +361,7 @@ fn leaving(to: &str, from_host: bool) -> (Hook, Device, bool) {
     match to {
         "local" => (Hook::PodEgress, Device::Pod0, from_host),
         "local2" => (Hook::PodEgress, Device::Pod1, from_host),
-        "far" | "onward" => (Hook::NodeEgress, Device::Eth1, from_host),
+        "far" | "onward" | "second-neighbour" => (Hook::NodeEgress, Device::Eth1, from_host),
         _ => (Hook::NodeEgress, Device::Eth0, from_host),
     }
 }

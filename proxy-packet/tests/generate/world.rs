@@ -216,7 +216,10 @@ pub fn v6(name: &str) -> Ipv6Be {
 /// A family whose addresses have names.
 pub trait Named: Simulated + std::fmt::Debug {
     fn named(name: &str) -> Self;
-    fn text(self) -> String;
+    fn ip(self) -> IpAddr;
+    fn text(self) -> String {
+        text(self.ip())
+    }
 }
 
 impl Named for Ipv4Be {
@@ -224,8 +227,8 @@ impl Named for Ipv4Be {
         v4(name)
     }
 
-    fn text(self) -> String {
-        text(IpAddr::V4(self.into()))
+    fn ip(self) -> IpAddr {
+        IpAddr::V4(self.into())
     }
 }
 
@@ -234,8 +237,8 @@ impl Named for Ipv6Be {
         v6(name)
     }
 
-    fn text(self) -> String {
-        text(IpAddr::V6(self.into()))
+    fn ip(self) -> IpAddr {
+        IpAddr::V6(self.into())
     }
 }
 

@@ -8,7 +8,7 @@ use proxy_packet::Verdict;
 use proxy_packet::simulation::{Frame, Simulation};
 
 use crate::generate::hooks::{self, Hook};
-use crate::generate::scene::{End, Scene, Service};
+use crate::generate::scene::{End, Scene, Service, Settings};
 use crate::generate::traffic::socket;
 use crate::generate::world::{Device, Ip, Named};
 
@@ -57,10 +57,14 @@ fn scene(ip: Ip) -> Scene {
     };
     Scene {
         ip,
-        masquerade_all: false,
-        host_by_packet: false,
-        source_ports: 500,
-        flows_max: 4,
+        settings: Settings {
+            masquerade_all: false,
+            host_by_packet: false,
+            egress: false,
+            source_ports: 500,
+            flows_max: 4,
+        },
+        egress: None,
         services: vec![service],
         flows: Vec::new(),
         affinity: Vec::new(),

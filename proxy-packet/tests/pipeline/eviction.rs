@@ -8,15 +8,16 @@ use proxy_common::{FlowState, FlowValue, Ipv4Be, Ipv6Be};
 use proxy_packet::simulation::Simulation;
 
 use crate::generate::keys;
-use crate::generate::scene::{CLIENTS, Scene, scene};
+use crate::generate::oracle::Fate;
+use crate::generate::scene::{CLIENTS, Scene, any_scene};
 use crate::generate::traffic::{Packet, packet};
+use crate::generate::witness::{Witness, is_sound};
 use crate::generate::world::{Ip, Named, text};
 use crate::network::{SYN, ask};
 
 /// A small table, with flows in it.
 fn crowded() -> impl Strategy<Value = Scene> {
-    let settings = (any::<bool>(), any::<bool>(), prop_oneof![1_u32..4, Just(500)], 1_u32..6);
-    (select(&Ip::BOTH[..]), settings).prop_flat_map(|(ip, settings)| scene(ip, settings))
+    any_scene(1_u32..6)
 }
 
 fn checked(scene: &Scene, packets: &[Packet]) -> Result<(), TestCaseError> {
@@ -29,13 +30,24 @@ fn checked(scene: &Scene, packets: &[Packet]) -> Result<(), TestCaseError> {
 fn sent_one_by_one<A: Named>(scene: &Scene, packets: &[Packet]) -> Result<(), TestCaseError> {
     let mut world = scene.world();
     let known = known::<A>(scene, &mut world);
+    let mut witness = Witness::new(scene, &mut world);
     for packet in packets {
         let established = proven::<A>(&mut world);
+        let before = packet.bytes(scene);
         let outcome = packet.send(scene, &mut world);
+        let fault = witness.look(
+            packet.hook(scene),
+            world.from_host,
+            (&before, &world.bytes),
+            Fate::of(outcome.verdict),
+        );
+        prop_assert!(!is_sound(&before) || fault.is_none(), "{:?}: {}", outcome, fault.unwrap_or_default());
         let faults = [
             keys::torn::<A>(&mut world),
             keys::leaked::<A>(&mut world),
-            keys::foreign::<A>(&mut world, &|flow| known.contains(&(flow.frontend, flow.backend))),
+            keys::foreign::<A>(&mut world, &|flow| {
+                known.contains(&(flow.frontend, flow.backend)) || scene.explains(flow)
+            }),
         ];
         prop_assert!(faults.iter().all(BTreeSet::is_empty), "{:?}: {:#?}", outcome, faults);
         let lost: Vec<_> = established.iter().filter(|flow| !is_there(&mut world, flow)).collect();
@@ -117,7 +129,7 @@ proptest! {
         for flow in &mut scene.flows {
             (flow.protocol, flow.state, flow.age) = (6, FlowState::Established, 0);
         }
-        scene.flows_max = 8;
+        scene.settings.flows_max = 8;
         let mut world = scene.world();
         let before = match scene.ip {
             Ip::V4 => established::<Ipv4Be>(&mut world),

@@ -7,10 +7,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proxy_packet::simulation::{Family, checksums_valid};
 
-use crate::generate::scene::{CLIENTS, End, PORTS, Scene, scene};
+use crate::generate::scene::{CLIENTS, End, PORTS, Scene, Settings, any_scene};
 use crate::generate::seen::Seen;
 use crate::generate::traffic::socket;
-use crate::generate::world::Ip;
 use crate::network::{ACK, PAYLOAD, SYN, answer, ask, converse};
 
 /// A client's end, and the number of a Service that it asks.
@@ -30,11 +29,9 @@ fn asked(scene: &Scene, questions: &[(End, usize)]) -> Vec<(End, End, u8)> {
 
 /// A state without flows, for the families and numbers of source ports.
 fn quiet() -> impl Strategy<Value = Scene> {
-    let ip = select(&Ip::BOTH[..]);
-    let settings = (any::<bool>(), prop_oneof![1_u32..4, Just(500)]);
-    (ip, settings).prop_flat_map(|(ip, (masquerade_all, ports))| {
-        let settings = (masquerade_all, false, ports, 4_096);
-        scene(ip, settings).prop_map(|scene| Scene { flows: Vec::new(), ..scene })
+    any_scene(Just(4_096)).prop_map(|scene| {
+        let settings = Settings { host_by_packet: false, ..scene.settings };
+        Scene { settings, flows: Vec::new(), ..scene }
     })
 }
 

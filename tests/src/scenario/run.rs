@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -31,6 +31,7 @@ const REFUSALS: usize = 2;
 
 /// One client and one question.
 struct Probe<'a> {
+    topology: &'a Topology,
     row: &'a Row,
     place: &'a Place,
     transport: Transport,
@@ -67,6 +68,7 @@ fn probes<'a>(topology: &'a Topology, scenario: &'a Scenario, path: Translation)
             let place = topology.place(from)?;
             let path = if place.is_inside() { path } else { Translation::Packets };
             probes.extend(row.transports.iter().map(|transport| Probe {
+                topology,
                 row,
                 place,
                 transport: *transport,
@@ -149,16 +151,25 @@ impl Probe<'_> {
 
     fn judge_source(&self, answer: &Answer, masqueraded: bool) -> Result<(), String> {
         let (client, seen) = (answer.client.ip(), answer.seen.ip());
-        let is_nodes = (1..=NODES).any(|number| node(number).like(seen) == seen);
+        let is_nodes = self.topology.is_nodes(seen);
         // A socket that is not connected does not know its address; a node may send from another than it says.
-        let is_own = seen == client || seen == self.place.like(seen);
+        let is_own = seen == client || seen == self.place.like(seen) || self.place.is_node() && is_nodes;
         let is_right = match (masqueraded, self.path) {
+            _ if self.is_hidden(answer) => is_nodes,
             (false, _) => is_own,
             (true, Translation::Packets) => is_nodes,
             // Another node translates packets also where this one translates sockets.
             (true, Translation::Sockets) => is_own || is_nodes,
         };
         if is_right { Ok(()) } else { Err(format!("{} sees {seen} as {client}", answer.server)) }
+    }
+
+    /// Whether a pod's packets leave for the address of another node, past the tunnel: the answer would come through it.
+    fn is_hidden(&self, answer: &Answer) -> bool {
+        let others = (1..=NODES).filter(|number| *number != self.place.node);
+        let is_others = |address: IpAddr| others.clone().any(|other| node(other).like(address) == address);
+        let is_pod = self.place.is_inside() && !self.place.is_node();
+        self.topology.tunnels() && is_pod && (is_others(self.row.to.ip()) || is_others(answer.server.ip()))
     }
 
     /// The one way that large datagrams do not go: from a node to its own address as packets. They come whole, for the

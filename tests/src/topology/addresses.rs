@@ -68,6 +68,12 @@ pub const fn node(number: u8) -> Pair {
     Pair::new([192, 0, 2, 10 + number], [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x10 + number as u16])
 }
 
+/// A node's address inside the tunnel: the first one of its pods' prefixes.
+#[must_use]
+pub const fn in_tunnel(number: u8) -> Pair {
+    Pair::new([10, 244, number, 0], [0xfd00, 0x10, 0x244, number as u16, 0, 0, 0, 0])
+}
+
 /// The `index`-th pod of a node, counted from 0.
 #[must_use]
 pub const fn pod(node: u8, index: u8) -> Pair {

@@ -15,6 +15,7 @@ mod wiring;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU16;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -52,6 +53,17 @@ impl Links {
     pub const JUMBO: Self = Self { client: 9000, underlay: 9000, pods: [9000, 9000] };
 }
 
+/// Who gives pods their network, and how packets get from node to node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wiring {
+    /// The topology, with routes.
+    ByHand,
+    /// Whoever is called later, on one link.
+    Direct,
+    /// The same, through a tunnel.
+    Tunnel,
+}
+
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The whole network. The order of the fields is the order in which it is taken down.
@@ -63,6 +75,7 @@ pub struct Topology {
     /// Between the clients and the nodes.
     pub router: Netns,
     links: Links,
+    wiring: Wiring,
     groups: Vec<Cgroup>,
     domain: Cgroup,
     _turn: MutexGuard<'static, ()>,
@@ -74,6 +87,17 @@ impl Topology {
     /// # Errors
     /// Not root, or `ip` is missing.
     pub fn new(links: Links) -> Result<Self> {
+        let mut topology = Self::wired(links, Wiring::ByHand)?;
+        topology.serve()?;
+        Ok(topology)
+    }
+
+    /// As [`Topology::new`], but the pods may still have to be wired: then no server listens before
+    /// [`Topology::serve`].
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn wired(links: Links, wiring: Wiring) -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let domain = Cgroup::new()?;
         let groups: Vec<Cgroup> = (1..=addresses::NODES)
@@ -86,6 +110,7 @@ impl Topology {
             places: BTreeMap::new(),
             router: wiring::namespace()?,
             links,
+            wiring,
             groups,
             domain,
             _turn: turn,
@@ -106,10 +131,31 @@ impl Topology {
             self.add(&name, addresses::pod(number, index), number)?;
             self.pauses.push(Pause::start(&self.place(&name)?.netns)?);
         }
-        wiring::connect(self, self.links)?;
+        wiring::connect(self, self.links, self.wiring)
+    }
+
+    /// Starts the servers of all pods and nodes.
+    ///
+    /// # Errors
+    /// A pod has no network.
+    pub fn serve(&mut self) -> Result<()> {
         let serving = self.places.values().filter(|place| place.is_inside());
         self.servers = serving.map(|place| EchoServer::start(place, PORT)).collect::<Result<_>>()?;
         Ok(())
+    }
+
+    /// Whether a node sends from this address: its own, or the one that it has in the tunnel.
+    #[must_use]
+    pub fn is_nodes(&self, address: IpAddr) -> bool {
+        let of = |number| addresses::node(number).like(address) == address;
+        let inside = |number| self.tunnels() && addresses::in_tunnel(number).like(address) == address;
+        (1..=addresses::NODES).any(|number| of(number) || inside(number))
+    }
+
+    /// Whether packets between nodes take a tunnel.
+    #[must_use]
+    pub fn tunnels(&self) -> bool {
+        self.wiring == Wiring::Tunnel
     }
 
     fn add(&mut self, name: &str, addresses: addresses::Pair, node: u8) -> Result<()> {

@@ -8,7 +8,7 @@ use super::addresses::{
     ALL_PODS, CLIENT_GATEWAY, CLUSTER_IPS, NODES, NOWHERE, Pair, ROUTER, SECOND_LINK, STRANGER_GATEWAY,
     VIPS_1, VIPS_2, node, pods_of,
 };
-use super::{Links, Place, Topology, pods};
+use super::{Links, Place, Topology, Wiring, pods};
 use crate::netns::Netns;
 
 /// The router's device on the clients' links, by the name of the client.
@@ -34,8 +34,8 @@ pub(super) fn namespace() -> Result<Netns> {
     Ok(netns)
 }
 
-/// Connects everything.
-pub(super) fn connect(topology: &Topology, links: Links) -> Result<()> {
+/// Connects everything, but for pods whose network others make.
+pub(super) fn connect(topology: &Topology, links: Links, wiring: Wiring) -> Result<()> {
     for name in ["node1", "node2"] {
         forward(&topology.place(name)?.netns)?;
     }
@@ -47,8 +47,13 @@ pub(super) fn connect(topology: &Topology, links: Links) -> Result<()> {
     for number in 1..=NODES {
         underlay(&topology.router, topology.place(&format!("node{number}"))?, links.underlay)?;
     }
-    for (number, _, letter) in pods() {
-        pod(topology, topology.place(&format!("{number}{letter}"))?, links)?;
+    if wiring == Wiring::ByHand {
+        for (number, _, letter) in pods() {
+            pod(topology, topology.place(&format!("{number}{letter}"))?, links)?;
+        }
+        for number in 1..=NODES {
+            topology.place(&format!("node{number}"))?.netns.ip_lines(&to_other_pods(number))?;
+        }
     }
     routes(topology)
 }
@@ -160,11 +165,10 @@ fn device_of(pod: &Place) -> String {
     format!("pod-{}", pod.name)
 }
 
-/// What each node knows of the other's pods, and the router of everything.
+/// What the router knows: everything.
 fn routes(topology: &Topology) -> Result<()> {
     let mut router: Vec<String> = NOWHERE.map(|nowhere| format!("route add blackhole {nowhere}")).to_vec();
     for number in 1..=NODES {
-        topology.place(&format!("node{number}"))?.netns.ip_lines(&to_other_pods(number))?;
         router.extend(via(&pods_of(number), node(number)));
     }
     router.extend(via(&VIPS_1, node(1)));

@@ -1,0 +1,114 @@
+//! The same Services over pods that `sheave-cni` has wired and agents have connected, directly and through a tunnel:
+//! every scenario of `scenarios/`, and those of `own-pods/` about what only such pods have.
+//!
+//! Must not know what a scenario says.
+
+use std::net::SocketAddr;
+
+use cni::facts::NodeFacts;
+use serde_json::{Value, json};
+use sheave_tests::cni::{Call, Subject};
+use sheave_tests::echo::EchoServer;
+use sheave_tests::probe::{tcp, udp};
+use sheave_tests::scenario::Translation;
+use sheave_tests::topology::addresses::{NODES, node};
+use sheave_tests::topology::{Links, PORT, Place, Wiring};
+use sheave_tests::wait::wait_for;
+
+use crate::scenarios::{read, run};
+use crate::site::{LIMIT, Site, translating};
+
+/// Whose pods have ports of their nodes: name and host port.
+const HOST_PORTS: [(&str, u16); 2] = [("1a", 8_088), ("2b", 8_089)];
+
+fn settings(wiring: Wiring) -> [&'static str; 3] {
+    ["--pod-network", "--routing", if wiring == Wiring::Tunnel { "vxlan" } else { "direct" }]
+}
+
+/// Agents that connect pods, and every pod attached by the plugin.
+fn site(wiring: Wiring, path: Translation) -> Site {
+    let mut site = Site::with_wiring(Links::ETHERNET, wiring);
+    site.start_agents(&[translating(path), &settings(wiring)].concat());
+    for number in 1..=NODES {
+        wait_for(format!("node{number} is ready for pods"), LIMIT, || {
+            Ok(NodeFacts::read(&site.run_dir(number)).ok().filter(|facts| facts.obstacle.is_none()))
+        })
+        .unwrap();
+    }
+    for pod in site.topology.places().filter(|place| place.is_inside() && !place.is_node()) {
+        attach(&site, pod);
+    }
+    site.topology.serve().unwrap();
+    site
+}
+
+/// ADD as a runtime calls it, with the address that the topology gives the pod.
+fn attach(site: &Site, pod: &Place) {
+    let subject = Subject::sheave().unwrap();
+    let mut config = subject.config(&site.run_dir(pod.node), &[], "1.1.0");
+    config["runtimeConfig"] = json!({
+        "ips": [format!("{}/24", pod.addresses.v4), format!("{}/64", pod.addresses.v6)],
+        "portMappings": port_mappings(pod),
+    });
+    let call = Call::new("ADD", &config)
+        .set("CNI_CONTAINERID", format!("sandbox-{}", pod.name))
+        .set("CNI_NETNS", pod.netns.path())
+        .set("CNI_IFNAME", "eth0")
+        .set("CNI_PATH", subject.folder.display().to_string());
+    let node = &site.place(&format!("node{}", pod.node)).netns;
+    subject.plugin.call(node, &call).unwrap().result().unwrap();
+}
+
+fn port_mappings(pod: &Place) -> Vec<Value> {
+    let own = HOST_PORTS.iter().filter(|(name, _)| *name == pod.name);
+    let both = own.flat_map(|(_, port)| ["tcp", "udp"].map(|protocol| (*port, protocol)));
+    both.map(|(port, protocol)| json!({ "hostPort": port, "containerPort": PORT, "protocol": protocol }))
+        .collect()
+}
+
+fn every_scenario_holds(wiring: Wiring, path: Translation) {
+    let mut site = site(wiring, path);
+    let scenarios = ["own-pods", "scenarios"].map(read).concat();
+    run(&mut site, &settings(wiring), scenarios, path);
+}
+
+#[test]
+fn every_scenario_holds_directly_where_sockets_are_translated() {
+    every_scenario_holds(Wiring::Direct, Translation::Sockets);
+}
+
+#[test]
+fn every_scenario_holds_directly_where_packets_are_translated() {
+    every_scenario_holds(Wiring::Direct, Translation::Packets);
+}
+
+#[test]
+fn every_scenario_holds_through_the_tunnel_where_sockets_are_translated() {
+    every_scenario_holds(Wiring::Tunnel, Translation::Sockets);
+}
+
+#[test]
+fn every_scenario_holds_through_the_tunnel_where_packets_are_translated() {
+    every_scenario_holds(Wiring::Tunnel, Translation::Packets);
+}
+
+#[test]
+fn pods_ask_the_outside_with_the_nodes_address() {
+    for wiring in [Wiring::Direct, Wiring::Tunnel] {
+        let site = site(wiring, Translation::Sockets);
+        let client = site.place("client");
+        let _server = EchoServer::start(client, PORT).unwrap();
+        for target in client.addresses.both().map(|address| SocketAddr::new(address, PORT)) {
+            for (pod, number) in [("1a", 1), ("2c", 2)] {
+                for ask in [tcp, udp] {
+                    let answer = site.at(pod, || ask(target)).unwrap();
+                    assert_eq!(
+                        answer.seen.ip(),
+                        node(number).like(target.ip()),
+                        "{wiring:?}, {pod} at {target}"
+                    );
+                }
+            }
+        }
+    }
+}
