@@ -30,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("ADD to an interface that exists is refused and changes nothing", an_interface_that_exists),
         ("ADD of the same attachment again is refused and changes nothing", the_same_again),
         ("one container can have two interfaces", two_interfaces),
+        ("the second interface answers by itself and claims only routes that it has", a_second_interface),
         ("ADD takes no address that is held", no_address_is_held_twice),
         ("an address that is free again is used as late as possible", late_reuse),
         ("without a free address ADD fails, undoes all and names the range", no_address_left),
@@ -242,6 +243,28 @@ fn two_interfaces(candidate: &Candidate) -> Result<()> {
     exchange(&stage.node, &pod.netns, addresses_of(&first)?[0].parse()?)?;
     stage.del(&config, &pod)?;
     unchanged(&stage, &before)
+}
+
+fn a_second_interface(candidate: &Candidate) -> Result<()> {
+    let (stage, config) = candidate.stage()?;
+    let pod = stage.pod()?;
+    stage.add(&config, &pod)?;
+    let second = stage.call("ADD", &config, &pod).set("CNI_IFNAME", "net1");
+    let second = stage.run(&second)?.result().context("the second interface")?;
+    for (family, destination) in [("-4", "0.0.0.0/0"), ("-6", "::/0")] {
+        let routes = ask(&pod.netns, &[family, "route", "show", "default"])?;
+        let has = routes.iter().any(|route| route["dev"] == "net1");
+        let told = second["routes"].as_array().into_iter().flatten().any(|it| it["dst"] == destination);
+        ensure!(has == told, "{destination} is told: {told}, the pod has it: {has}");
+    }
+    for address in addresses_of(&second)? {
+        let to = if address.contains(':') { NODE_V6.to_string() } else { NODE_V4.to_string() };
+        let family = if address.contains(':') { "-6" } else { "-4" };
+        let way = ask(&pod.netns, &[family, "route", "get", &to, "from", &address])?;
+        ensure!(way[0]["dev"] == "net1", "{address} answers by {way:?}");
+        exchange(&stage.node, &pod.netns, address.parse()?)?;
+    }
+    Ok(())
 }
 
 /// A node whose range has six addresses that a pod can have, less the first.

@@ -8,7 +8,13 @@ const MISSING: &[(&str, &[&str])] = &[
         "It gives the subnet's length, and waits for duplicate detection.",
         &["ADD returns /32 and /128", "no address waits for duplicate detection"],
     ),
-    ("Both interfaces would get a route to the same gateway.", &["one container can have two interfaces"]),
+    (
+        "Both interfaces would get a route to the same gateway.",
+        &[
+            "one container can have two interfaces",
+            "the second interface answers by itself and claims only routes that it has",
+        ],
+    ),
     (
         "It compares the MAC address, and looks only into the pod.",
         &[

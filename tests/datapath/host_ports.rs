@@ -157,7 +157,7 @@ fn a_port_that_a_service_has_is_refused_with_its_name() {
     node.write("shop.yaml", &manifest);
     let _agent = ready(&node, "all");
     let answer = attach(&node, "a", Some(NODE_V4.into()));
-    assert!(answer.contains("error") && answer.contains("owned by Service demo/shop"), "{answer}");
+    assert!(answer.contains("refused") && answer.contains("owned by Service demo/shop"), "{answer}");
     node.remove("shop.yaml");
     Node::until("the pod has it", || node.world.on_node(|| ask_tcp(at(NODE_V4))).is_ok_and(|it| it.0 == "a"));
 }

@@ -161,7 +161,7 @@ fn addresses(wish: &Wish) -> Vec<IpAddr> {
         IpNetwork::V4(range) => range.nth(number).unwrap().into(),
         IpNetwork::V6(range) => (u128::from(range.network()) + u128::from(number)).to_be_bytes().into(),
     };
-    let free = |range| (10..).map(|number| nth(range, number)).find(|it| !wish.reserved.contains(it));
+    let free = |range| (10..20).map(|number| nth(range, number)).find(|it| !wish.reserved.contains(it));
     wish.ranges.iter().filter_map(free).collect()
 }
 

@@ -60,7 +60,7 @@ impl Reader<'_> {
     fn pacing(&self) -> Result<Option<Duration>, ConfigError> {
         self.checked("pod-pacing", |text| match text.trim() {
             "auto" => Ok(None),
-            text => match text.parse() {
+            text => match text.parse::<u32>() {
                 Ok(milliseconds) if milliseconds <= LONGEST_PACING => {
                     Ok(Some(Duration::from_millis(milliseconds.into())))
                 }

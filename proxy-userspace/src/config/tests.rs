@@ -215,7 +215,7 @@ fn every_setting_changes_the_configuration() {
             "ROUTING" => "none",
             "BYTES" => "1400",
             "BOOL" | "auto|BOOL" => "true",
-            "N" | "SECONDS" | "MS" => "17",
+            "N" | "SECONDS" | "MS" | "auto|MS" => "17",
             "ADDRESS:PORT" => "127.0.0.9:9",
             "LIST" => "192.0.2.0/24",
             "FORMAT" => "json",

@@ -255,7 +255,7 @@ mod tests {
         let (ports, shelf, _queue) = fixture(vec![web.clone()]);
         let reason = async || match ports.serve(&web.id).await.unwrap_err() {
             HostPortsError::NotYet(reason) => reason,
-            wrong => unreachable!("{wrong}"),
+            HostPortsError::Wrong(reason) => unreachable!("{reason}"),
         };
         assert!(reason().await.contains("not written yet"));
         *shelf.lock().unwrap() = Ok(Vec::new());
