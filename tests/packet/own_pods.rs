@@ -75,10 +75,8 @@ fn port_mappings(pod: &Place) -> Vec<Value> {
 fn every_scenario_holds(wiring: Wiring, path: Translation) {
     let mut site = site(wiring, path);
     let mut scenarios = ["own-pods", "scenarios"].map(read).concat();
-    for setting in scenarios.iter_mut().flat_map(|scenario| &mut scenario.settings) {
-        // How the plugin calls their devices.
-        *setting = setting.replace("pod-*", "shv*");
-    }
+    // Patterns of devices are those of pods that are wired by hand.
+    scenarios.retain(|scenario| !scenario.settings.iter().any(|setting| setting == "--devices"));
     if (wiring, path) == (Wiring::Tunnel, Translation::Packets) {
         // What a process of the node sends through the tunnel by packets bears the wrong address: see `docs/limits.md`.
         for row in scenarios.iter_mut().flat_map(|scenario| &mut scenario.rows) {

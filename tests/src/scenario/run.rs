@@ -175,9 +175,11 @@ impl Probe<'_> {
 
     /// The one way that large datagrams do not go: from a node to its own address as packets. They come whole, for the
     /// loopback device takes 64 KiB, and nothing cuts them up for the link that leads to the backend.
+    /// Nor through a tunnel, which takes less than a link: the first datagrams only tell the sender how much.
     fn is_limited(&self) -> bool {
         let to_itself = self.place.is_node() && self.place.like(self.row.to.ip()) == self.row.to.ip();
-        to_itself && self.transport == Transport::Udp && self.path == Translation::Packets
+        let by_loopback = to_itself && self.path == Translation::Packets;
+        self.transport == Transport::Udp && (by_loopback || self.topology.tunnels())
     }
 
     /// Many bytes as well as few.
@@ -188,9 +190,7 @@ impl Probe<'_> {
             Transport::Udp => {
                 let socket = udp_socket(to, port)?;
                 socket.connect(to)?;
-                let ask = || ask(&socket, &pattern(DATAGRAM)).map(drop);
-                // A tunnel takes less than a link: the first datagram tells how much.
-                ask().or_else(|error| if self.topology.tunnels() { ask() } else { Err(error) })
+                ask(&socket, &pattern(DATAGRAM)).map(drop)
             }
         });
         result.map_err(|error| format!("many bytes: {error}"))
