@@ -25,13 +25,19 @@ fn settings(wiring: Wiring) -> [&'static str; 3] {
     ["--pod-network", "--routing", if wiring == Wiring::Tunnel { "vxlan" } else { "direct" }]
 }
 
+/// How much fits the way between nodes.
+fn mtu(wiring: Wiring) -> u32 {
+    if wiring == Wiring::Tunnel { 1_450 } else { 1_500 }
+}
+
 /// Agents that connect pods, and every pod attached by the plugin.
 fn site(wiring: Wiring, path: Translation) -> Site {
     let mut site = Site::with_wiring(Links::ETHERNET, wiring);
     site.start_agents(&[translating(path), &settings(wiring)].concat());
     for number in 1..=NODES {
         wait_for(format!("node{number} is ready for pods"), LIMIT, || {
-            Ok(NodeFacts::read(&site.run_dir(number)).ok().filter(|facts| facts.obstacle.is_none()))
+            let facts = NodeFacts::read(&site.run_dir(number)).ok();
+            Ok(facts.filter(|facts| facts.obstacle.is_none() && facts.mtu == mtu(wiring)))
         })
         .unwrap();
     }
@@ -68,7 +74,15 @@ fn port_mappings(pod: &Place) -> Vec<Value> {
 
 fn every_scenario_holds(wiring: Wiring, path: Translation) {
     let mut site = site(wiring, path);
-    let scenarios = ["own-pods", "scenarios"].map(read).concat();
+    let mut scenarios = ["own-pods", "scenarios"].map(read).concat();
+    // Patterns of devices are those of pods that are wired by hand.
+    scenarios.retain(|scenario| !scenario.settings.iter().any(|setting| setting == "--devices"));
+    if (wiring, path) == (Wiring::Tunnel, Translation::Packets) {
+        // What a process of the node sends through the tunnel by packets bears the wrong address: see `docs/limits.md`.
+        for row in scenarios.iter_mut().flat_map(|scenario| &mut scenario.rows) {
+            row.from.retain(|place| !place.starts_with("node"));
+        }
+    }
     run(&mut site, &settings(wiring), scenarios, path);
 }
 

@@ -120,10 +120,20 @@ impl<'a> Planner<'a> {
                 continue;
             }
             match taken.and_then(|()| self.target(member, *network)) {
-                Ok(target) => drop(self.plan.routes.insert(*network, target)),
+                Ok(target) => {
+                    if matches!(target, Target::Tunnel { .. }) {
+                        self.behind_tunnel(member, network.is_ipv4());
+                    }
+                    self.plan.routes.insert(*network, target);
+                }
                 Err(problem) => self.remark(&member.name, problem),
             }
         }
+    }
+
+    fn behind_tunnel(&mut self, member: &Member, is_v4: bool) {
+        let address = member.like(is_v4).map(IpNetwork::from);
+        self.plan.behind_tunnel.extend(address);
     }
 
     fn target(&mut self, member: &Member, network: IpNetwork) -> Result<Target, String> {

@@ -97,6 +97,9 @@ fn each_mode_takes_the_ways_that_it_may() {
             assert!(plan.inside.contains(&net(inside)), "{mode:?}: {inside}");
         }
         assert_eq!(plan.inside.len(), 12, "{mode:?}");
+        let tunnels = second.iter().chain(&third).filter(|target| target.starts_with("tunnel")).count();
+        assert_eq!(plan.behind_tunnel.len(), tunnels, "{mode:?}");
+        assert!(plan.behind_tunnel.is_subset(&plan.inside), "{mode:?}");
     }
 }
 

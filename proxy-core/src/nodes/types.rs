@@ -79,6 +79,9 @@ pub struct Plan {
     /// What is inside of the cluster: the prefixes of all nodes' pods, and each node's addresses. Pods keep their address
     /// towards these.
     pub inside: BTreeSet<IpNetwork>,
+    /// Addresses of `inside` of the nodes whose pods of that family are reached through the tunnel: packets to the node
+    /// itself take no tunnel, but what it answers a pod does.
+    pub behind_tunnel: BTreeSet<IpNetwork>,
     /// Every route, by destination.
     pub routes: BTreeMap<IpNetwork, Target>,
     /// The tunnel, if anything goes through it.

@@ -108,6 +108,7 @@ fn any_ends() -> impl Strategy<Value = Ends> {
         4 => (0_usize..7).prop_map(Ends::Request),
         4 => (0_usize..7).prop_map(Ends::Reply),
         3 => (pod(), outside()).prop_map(|(from, to)| Ends::Out(from, to)),
+        1 => (pod(), frontend()).prop_map(|(from, to)| Ends::Out(from, to)),
         2 => (outside(), own()).prop_map(|(from, to)| Ends::Any(from, to)),
     ]
 }

@@ -12,7 +12,7 @@ use proxy_packet::simulation::Simulation;
 use super::egress::{Egress, OUTSIDE, is_pod};
 use super::hooks::Hook;
 use super::oracle::Fate;
-use super::scene::Scene;
+use super::scene::{FRONTENDS, Scene};
 use super::seen::{Seen, seen};
 use super::traffic::socket;
 use super::world::{Ip, LOCAL, Named, OWN, text};
@@ -36,6 +36,8 @@ enum Due {
 pub struct Witness {
     egress: Option<Egress>,
     frontends: BTreeSet<SocketAddr>,
+    /// Addresses that Services have; others of `frontends` were some Service's once.
+    served: BTreeSet<IpAddr>,
     /// Which pod's end a way from the node to the outside is.
     owners: BTreeMap<Way, SocketAddr>,
     /// Ways on which a pod has spoken with its own address.
@@ -49,10 +51,12 @@ impl Witness {
     /// Before any packet; `world` is the scene's.
     pub fn new(scene: &Scene, world: &mut Simulation) -> Self {
         let services = scene.services.iter().map(|service| service.frontend);
+        let served = services.clone().map(|end| socket(scene.ip, end).ip()).collect();
         let flows = scene.flows.iter().filter(|flow| !flow.is_masqueraded()).map(|flow| flow.frontend);
         let mut witness = Self {
             egress: scene.egress.clone(),
             frontends: services.chain(flows).map(|end| socket(scene.ip, end)).collect(),
+            served,
             owners: BTreeMap::new(),
             kept: BTreeSet::new(),
             left: BTreeSet::new(),
@@ -124,8 +128,7 @@ impl Witness {
     fn due(&self, packet: &Seen) -> Due {
         let Some(egress) = &self.egress else { return Due::Pod };
         let name = text(packet.destination.ip());
-        let is_frontend = self.frontends.iter().any(|end| end.ip() == packet.destination.ip());
-        if is_frontend || OWN.contains(&name.as_str()) {
+        if self.served.contains(&packet.destination.ip()) || OWN.contains(&name.as_str()) {
             return Due::Either;
         }
         if is_pod(packet.destination.ip()) {
@@ -135,7 +138,7 @@ impl Witness {
             // A flow from before it was exempt goes on.
             return if self.is_known(packet) { Due::Either } else { Due::Pod };
         }
-        let outside = OUTSIDE.iter().any(|(known, _)| *known == name);
+        let outside = OUTSIDE.iter().chain(&FRONTENDS).any(|(known, _)| *known == name);
         if outside && !self.may_keep(packet) { Due::Node } else { Due::Either }
     }
 

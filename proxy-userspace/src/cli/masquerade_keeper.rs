@@ -67,9 +67,7 @@ impl MasqueradeKeeper {
 /// Pods of every node see each other's addresses, and so do nodes to which packets go without a tunnel: through one, an
 /// answer would come another way than the question went.
 fn prefixes(plan: &Plan, exempt: &[IpNetwork]) -> Masquerade {
-    let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
-    let behind_tunnel: Vec<IpNetwork> = peers.map(|peer| peer.address.into()).collect();
-    let inside = plan.inside.iter().filter(|network| !behind_tunnel.contains(network));
+    let inside = plan.inside.difference(&plan.behind_tunnel);
     Masquerade { pods: plan.pod_cidrs.clone(), exempt: exempt.iter().chain(inside).copied().collect() }
 }
 
@@ -82,10 +80,6 @@ fn add_pods<'a>(prefixes: &mut Masquerade, addresses: impl Iterator<Item = &'a I
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proxy_core::nodes::{Tunnel, TunnelPeer};
-
     use super::*;
 
     fn network(text: &str) -> IpNetwork {
@@ -95,16 +89,6 @@ mod tests {
     #[test]
     fn pods_of_all_nodes_and_nodes_without_a_tunnel_see_a_pods_own_address() {
         let inside = ["10.244.1.0/24", "10.244.2.0/24", "192.0.2.12/32", "198.51.100.13/32"].map(network);
-        let peer = TunnelPeer { address: "198.51.100.13".parse().unwrap(), gateways: BTreeSet::new() };
-        let tunnel = Tunnel {
-            vni: 1,
-            port: 8472,
-            local: "192.0.2.11".parse().unwrap(),
-            mac: [0; 6],
-            mtu: 1450,
-            addresses: BTreeSet::new(),
-            peers: BTreeMap::from([([6; 6], peer)]),
-        };
         // Whose routes they are does not matter: with `--routing=none` the plan has none.
         let mut plan =
             Plan { pod_cidrs: vec![network("10.244.1.0/24")], inside: inside.into(), ..Plan::default() };
@@ -112,7 +96,7 @@ mod tests {
         assert_eq!(told.pods, plan.pod_cidrs);
         let own = network("203.0.113.0/24");
         assert_eq!(told.exempt, [own, inside[0], inside[1], inside[2], inside[3]]);
-        plan.tunnel = Some(tunnel);
+        plan.behind_tunnel = [inside[3]].into();
         assert_eq!(prefixes(&plan, &[]).exempt, inside[..3]);
     }
 

@@ -155,7 +155,9 @@ impl Probe<'_> {
         // A socket that is not connected does not know its address; a node may send from another than it says.
         let is_own = seen == client || seen == self.place.like(seen) || self.place.is_node() && is_nodes;
         let is_right = match (masqueraded, self.path) {
-            _ if self.is_hidden(answer) => is_nodes,
+            _ if self.is_hidden(answer.server.ip()) => is_nodes,
+            // Another node's NodePort; its other addresses are Services' on every node.
+            (false, _) if self.is_hidden(self.row.to.ip()) => is_own || is_nodes,
             (false, _) => is_own,
             (true, Translation::Packets) => is_nodes,
             // Another node translates packets also where this one translates sockets.
@@ -164,19 +166,20 @@ impl Probe<'_> {
         if is_right { Ok(()) } else { Err(format!("{} sees {seen} as {client}", answer.server)) }
     }
 
-    /// Whether a pod's packets leave for the address of another node, past the tunnel: the answer would come through it.
-    fn is_hidden(&self, answer: &Answer) -> bool {
-        let others = (1..=NODES).filter(|number| *number != self.place.node);
-        let is_others = |address: IpAddr| others.clone().any(|other| node(other).like(address) == address);
+    /// Whether a pod's packets to `address` leave for another node past the tunnel: the answer would come through it.
+    fn is_hidden(&self, address: IpAddr) -> bool {
+        let mut others = (1..=NODES).filter(|number| *number != self.place.node);
         let is_pod = self.place.is_inside() && !self.place.is_node();
-        self.topology.tunnels() && is_pod && (is_others(self.row.to.ip()) || is_others(answer.server.ip()))
+        self.topology.tunnels() && is_pod && others.any(|other| node(other).like(address) == address)
     }
 
     /// The one way that large datagrams do not go: from a node to its own address as packets. They come whole, for the
     /// loopback device takes 64 KiB, and nothing cuts them up for the link that leads to the backend.
+    /// Nor through a tunnel, which takes less than a link: the first datagrams only tell the sender how much.
     fn is_limited(&self) -> bool {
         let to_itself = self.place.is_node() && self.place.like(self.row.to.ip()) == self.row.to.ip();
-        to_itself && self.transport == Transport::Udp && self.path == Translation::Packets
+        let by_loopback = to_itself && self.path == Translation::Packets;
+        self.transport == Transport::Udp && (by_loopback || self.topology.tunnels())
     }
 
     /// Many bytes as well as few.
