@@ -3,7 +3,9 @@
 //! Thin: one function a call, errors as the kernel gives them. Must not know Services, pods, or why anything is called.
 
 pub mod bpf;
+mod detached;
 pub mod element;
 mod netns;
 
+pub use detached::Detached;
 pub use netns::{netns_cookie, netns_cookie_of};

@@ -129,6 +129,11 @@ fn remove(path: &Path, key: &[u8]) -> Result<(), WireError> {
     }
 }
 
+/// Makes the place for the programs on a device.
+pub(super) fn prepare(host: &mut Rtnetlink, pins: &Pins, index: u32) -> Result<(), WireError> {
+    if pins.tcx { Ok(()) } else { filter::prepare(host, index) }
+}
+
 /// Attaches the program to the device, so that it stays when this process ends.
 pub(super) fn attach(host: &mut Rtnetlink, pins: &Pins, index: u32, side: Side) -> Result<(), WireError> {
     let path = side.program(pins);
