@@ -26,6 +26,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 
+use self::site::Programs;
+
 /// Measures what Sheave costs.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -44,10 +46,10 @@ struct Arguments {
     /// How often each chain of `cni` has 50 pods at once.
     #[arg(long, default_value_t = 5)]
     crowds: usize,
-    /// The built agent, for `control`.
+    /// The built agent, for `control` and `pods`.
     #[arg(long, default_value = "target/release/sheave")]
     sheave: PathBuf,
-    /// Interleaved rounds of `rates`.
+    /// Interleaved rounds of `rates` and `pods`.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
     /// Services that `hooks`, `rates` and `control` make besides the one measured.
@@ -86,7 +88,8 @@ fn main() -> Result<()> {
         cni::run(&arguments.plugin, arguments.beside.as_deref(), arguments.alone, arguments.crowds)?;
     }
     if wanted("pods") {
-        pods::run(&arguments.plugin, arguments.rounds)?;
+        let programs = Programs { plugin: &arguments.plugin, sheave: &arguments.sheave };
+        pods::run(&programs, arguments.rounds)?;
     }
     Ok(())
 }

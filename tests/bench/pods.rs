@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,11 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::rates::pin;
-use crate::site::{Place, Site, Way};
+use crate::site::{Place, Programs, Site, Way};
 use crate::statistics::Samples;
 
-/// Request and answer of one byte each on one connection.
-const ROUND_TRIPS: usize = 5_000;
-/// Connections with one byte each way.
-const CONNECTIONS: usize = 1_000;
-/// How long streams go on.
-const STREAM: Duration = Duration::from_millis(200);
+/// How long each kind of work goes on in a round: the busier the machine, the less is done, not the longer it takes.
+const SLICE: Duration = Duration::from_millis(150);
 /// How many at once.
 const STREAMS: usize = 4;
 const BLOCK: usize = 64 * 1024;
@@ -44,9 +39,9 @@ const KINDS: [(&str, Slice, u16); 4] = [
     ("four streams, MB", streams, SWALLOWING),
 ];
 
-pub(crate) fn run(plugin: &Path, rounds: usize) -> Result<()> {
+pub(crate) fn run(programs: &Programs<'_>, rounds: usize) -> Result<()> {
     let (plain, plain_vxlan) = (Site::plain(Way::Direct)?, Site::plain(Way::Vxlan)?);
-    let (ours, ours_vxlan) = (Site::sheave(plugin, Way::Direct)?, Site::sheave(plugin, Way::Vxlan)?);
+    let (ours, ours_vxlan) = (Site::sheave(programs, Way::Direct)?, Site::sheave(programs, Way::Vxlan)?);
     for site in [&plain, &plain_vxlan, &ours, &ours_vxlan] {
         serve(&site.pods[1])?;
         serve(&site.pods[2])?;
@@ -125,29 +120,33 @@ fn per_second(count: usize, start: Instant) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
+/// One byte each way on one connection.
 fn round_trips(to: SocketAddr) -> Result<f64> {
     pin(0)?;
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
-    let start = Instant::now();
-    for _ in 0..ROUND_TRIPS {
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < SLICE {
         stream.write_all(b"?")?;
         stream.read_exact(&mut [0; 1])?;
+        count += 1;
     }
-    Ok(per_second(ROUND_TRIPS, start))
+    Ok(per_second(count, start))
 }
 
+/// A connection for one byte each way.
 fn connections(to: SocketAddr) -> Result<f64> {
     pin(0)?;
-    let start = Instant::now();
-    for _ in 0..CONNECTIONS {
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < SLICE {
         let mut stream = TcpStream::connect(to)?;
         stream.write_all(b"?")?;
         stream.read_exact(&mut [0; 1])?;
         // A reset leaves nothing behind; else the ports of the client would run out.
         setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+        count += 1;
     }
-    Ok(per_second(CONNECTIONS, start))
+    Ok(per_second(count, start))
 }
 
 /// Megabytes.
@@ -174,7 +173,7 @@ fn streams(to: SocketAddr) -> Result<f64> {
 fn send(to: SocketAddr, start: Instant) -> Result<usize> {
     let mut stream = TcpStream::connect(to)?;
     let (block, mut bytes) = (vec![0; BLOCK], 0);
-    while start.elapsed() < STREAM {
+    while start.elapsed() < SLICE {
         stream.write_all(&block)?;
         bytes += BLOCK;
     }

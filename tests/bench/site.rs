@@ -23,6 +23,14 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// Of the plain tunnel; only one in a namespace.
 const VXLAN: &str = "type vxlan id 77 dstport 8472 nolearning";
 
+/// What is measured.
+pub(crate) struct Programs<'a> {
+    /// The built plugin.
+    pub(crate) plugin: &'a Path,
+    /// The built agent.
+    pub(crate) sheave: &'a Path,
+}
+
 /// How the nodes reach each other's pods.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -112,18 +120,18 @@ impl Site {
     }
 
     /// Pods of the plugin on nodes with agents.
-    pub(crate) fn sheave(plugin: &Path, way: Way) -> Result<Self> {
+    pub(crate) fn sheave(programs: &Programs<'_>, way: Way) -> Result<Self> {
         let nodes = nodes()?;
         let manifests = tempfile::tempdir()?;
         let text: Vec<String> = (1..=2).map(manifest).collect();
         fs::write(manifests.path().join("nodes.yaml"), text.join("---\n"))?;
         let mut agents = Vec::new();
         for (number, node) in (1..).zip(&nodes) {
-            agents.push(Running::start(node, number, manifests.path(), way)?);
+            agents.push(Running::start(programs.sheave, node, number, manifests.path(), way)?);
         }
         let mut pods = Vec::new();
         for (number, node) in [(1, 0), (2, 0), (3, 1)] {
-            pods.push(agents[node].add(plugin, &nodes[node], number)?);
+            pods.push(agents[node].add(programs.plugin, &nodes[node], number)?);
         }
         Ok(Self { pods, _agents: agents, _nodes: nodes })
     }
@@ -152,12 +160,12 @@ fn manifest(number: usize) -> String {
 }
 
 impl Running {
-    fn start(node: &Netns, number: usize, manifests: &Path, way: Way) -> Result<Self> {
+    fn start(sheave: &Path, node: &Netns, number: usize, manifests: &Path, way: Way) -> Result<Self> {
         let (cgroup, bpffs, dir) = (Cgroup::new()?, BpfFs::new()?, tempfile::tempdir()?);
         let (name, folder) = (format!("n{number}"), manifests.display().to_string());
         let settings =
             ["--pod-network", "--node-name", &name, "--manifests", &folder, "--routing", way.setting()];
-        let mut agent = Agent::start_inside(node, &cgroup, &bpffs, dir.path(), &settings)?;
+        let mut agent = Agent::start_program_inside(sheave, node, &cgroup, &bpffs, dir.path(), &settings)?;
         agent.wait_until_ready(LIMIT)?;
         let run_dir = dir.path().join("run");
         wait_for(format!("node {number} knows its pods"), LIMIT, || {
