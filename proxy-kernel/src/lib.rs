@@ -4,7 +4,9 @@
 
 pub mod bpf;
 pub mod clsact;
+mod detached;
 pub mod element;
 mod netns;
 
+pub use detached::Detached;
 pub use netns::{netns_cookie, netns_cookie_of};

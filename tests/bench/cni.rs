@@ -1,7 +1,8 @@
 //! ADD and DEL: what a runtime waits for, from starting the first program to the end of the last one.
 //!
 //! Ours beside the chains `ptp` + `host-local` + `portmap` and `bridge` + `host-local` + `portmap`, a pod of each in turn.
-//! libcni's own part is in none of the figures.
+//! libcni's own part is in none of the figures. A pod's namespace is new, and the removal of those that were used is not
+//! in the figures either.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,13 +17,10 @@ use sheave_tests::plane::{Host, Plane};
 
 use crate::statistics::Samples;
 
-/// Pods of each chain, one after the other.
-const ALONE: usize = 100;
 /// Fewer of those that wait for duplicate address detection: more than a second each.
 const ALONE_SLOW: usize = 8;
-/// Pods at a time, and how often.
+/// Pods at a time.
 const CROWD: usize = 50;
-const CROWDS: usize = 5;
 const DUAL: [&str; 2] = ["10.244.0.0/22", "fd00:10:244::/64"];
 const IPV4: [&str; 1] = ["10.244.0.0/22"];
 const VERSION: &str = "1.0.0";
@@ -34,50 +32,66 @@ struct Chain {
     config: Value,
     /// The plugin behind, which changes nothing when no port is asked for.
     follower: Option<(Plugin, Value)>,
+    is_ours: bool,
     is_slow: bool,
+    /// Which chain it is a multiple of.
+    base: usize,
+    /// What was used and is not removed while something is measured.
+    used: Vec<Pod>,
     alone: [Vec<f64>; 2],
     crowd: [Vec<f64>; 2],
     /// Milliseconds from the first call to the end of the last, for all of a crowd.
     whole: [Vec<f64>; 2],
 }
 
-pub(crate) fn run(plugin: &Path) -> Result<()> {
+/// How long the kernel is given to remove the namespaces of pods that were used.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// `beside`: another build of the plugin, measured in turn with this one.
+pub(crate) fn run(plugin: &Path, beside: Option<&Path>, alone: usize, crowds: usize) -> Result<()> {
     println!("\n## cni\n");
     ensure!(plugin.exists(), "no {}: `cargo xtask bench` builds it", plugin.display());
     let ours = Subject::sheave_at(plugin);
     // The real guard, as an agent pins it.
     let host = Host::new()?;
     let mut chains = vec![
-        Chain::new("sheave-cni, both families", &ours, &DUAL)?,
-        Chain::new("sheave-cni, IPv4", &ours, &IPV4)?,
-        Chain::new("ptp chain, IPv4", &Subject::reference(Kind::Ptp)?, &IPV4)?,
-        Chain::new("bridge chain, IPv4", &Subject::reference(Kind::Bridge)?, &IPV4)?,
-        Chain::new("ptp chain, both families", &Subject::reference(Kind::Ptp)?, &DUAL)?,
-        Chain::new("bridge chain, both families", &Subject::reference(Kind::Bridge)?, &DUAL)?,
+        Chain::new("sheave-cni, both families", &ours, &DUAL, 0)?,
+        Chain::new("sheave-cni, IPv4", &ours, &IPV4, 1)?,
+        Chain::new("ptp chain, IPv4", &Subject::reference(Kind::Ptp)?, &IPV4, 1)?,
+        Chain::new("bridge chain, IPv4", &Subject::reference(Kind::Bridge)?, &IPV4, 1)?,
+        Chain::new("ptp chain, both families", &Subject::reference(Kind::Ptp)?, &DUAL, 0)?,
+        Chain::new("bridge chain, both families", &Subject::reference(Kind::Bridge)?, &DUAL, 0)?,
     ];
+    if let Some(other) = beside.map(Subject::sheave_at) {
+        chains.push(Chain::new("the other build, both families", &other, &DUAL, 0)?);
+        chains.push(Chain::new("the other build, IPv4", &other, &IPV4, 1)?);
+    }
     let mut plane = Plane::on(&host, &chains[0].stage.node)?;
-    guard(&mut plane, &mut chains[0].stage)?;
-    for number in 0..=ALONE {
+    let pins =
+        chains[0].stage.node.run(|| plane.data.repair_guards().and_then(|_| plane.data.guard_pins()))?;
+    // One chain works at a time, so that they may share it.
+    for chain in chains.iter_mut().filter(|chain| chain.is_ours) {
+        chain.stage.tell(pins.clone())?;
+    }
+    for number in 0..=alone {
         // The first call of each is not counted: it makes folders and bridges.
         for chain in chains.iter_mut().filter(|chain| !chain.is_slow || number <= ALONE_SLOW) {
             chain.one(number > 0)?;
         }
     }
-    for _ in 0..CROWDS {
-        chains.iter_mut().try_for_each(Chain::crowd)?;
+    chains.iter_mut().for_each(|chain| chain.used.clear());
+    for _ in 0..crowds {
+        for chain in &mut chains {
+            thread::sleep(PAUSE);
+            chain.crowd()?;
+        }
     }
-    print(&chains);
+    print(&chains, alone, crowds);
     Ok(())
 }
 
-/// Has the plugin of this stage put the real guard on its pods.
-pub(crate) fn guard(plane: &mut Plane, stage: &mut Stage) -> Result<()> {
-    stage.node.run(|| plane.data.repair_guards())?;
-    stage.tell(plane.data.guard_pins()?)
-}
-
 impl Chain {
-    fn new(name: &'static str, subject: &Subject, ranges: &[&str]) -> Result<Self> {
+    fn new(name: &'static str, subject: &Subject, ranges: &[&str], base: usize) -> Result<Self> {
         let is_ours = subject.kind == Kind::Sheave;
         let stage = Stage::ranged(subject, ranges)?;
         // The stage spares tests this wait; a node has it.
@@ -96,7 +110,10 @@ impl Chain {
             stage,
             config,
             follower,
+            is_ours,
             is_slow,
+            base,
+            used: Vec::new(),
             alone: nothing(),
             crowd: nothing(),
             whole: nothing(),
@@ -149,6 +166,7 @@ impl Chain {
         for (took, samples) in took.into_iter().zip(&mut self.alone).filter(|_| counts) {
             samples.push(milliseconds(took));
         }
+        self.used.push(pod);
         Ok(())
     }
 
@@ -191,30 +209,31 @@ fn at_once(pods: &[Pod], work: impl Fn(&Pod) -> Result<Duration> + Sync) -> Resu
     })
 }
 
-fn print(chains: &[Chain]) {
+fn print(chains: &[Chain], alone: usize, crowds: usize) {
     println!(
-        "milliseconds; alone: {ALONE} pods in turn ({ALONE_SLOW} where duplicate address detection is waited for); \
-         crowd: {CROWD} at once, {CROWDS} times\n"
+        "milliseconds; alone: {alone} pods in turn ({ALONE_SLOW} where duplicate address detection is waited for); \
+         crowd: {CROWD} at once, {crowds} times\n"
     );
     println!(
-        "| plugins | verb | alone p50 | p99 | times ours | crowd p50 | p99 | all {CROWD} | times ours |\n\
-         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+        "| plugins | verb | alone min | p50 | p99 | times ours | crowd p50 | p99 | all {CROWD} | times ours |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     for chain in chains {
         for (index, verb) in ["ADD", "DEL"].into_iter().enumerate() {
             let of = |values: &Vec<f64>| Samples::new(values.iter().copied());
             let (alone, crowd) = (of(&chain.alone[index]), of(&chain.crowd[index]));
-            let (whole, first) = (of(&chain.whole[index]), &chains[0]);
+            let (whole, ours) = (of(&chain.whole[index]), &chains[chain.base]);
             println!(
-                "| {} | {verb} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.1} |",
+                "| {} | {verb} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.1} |",
                 chain.name,
+                alone.quantile(0.0),
                 alone.median(),
                 alone.quantile(0.99),
-                alone.median() / of(&first.alone[index]).median(),
+                alone.median() / of(&ours.alone[index]).median(),
                 crowd.median(),
                 crowd.quantile(0.99),
                 whole.median(),
-                whole.median() / of(&first.whole[index]).median(),
+                whole.median() / of(&ours.whole[index]).median(),
             );
         }
     }

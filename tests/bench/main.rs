@@ -16,6 +16,7 @@ mod hooks;
 mod packet;
 mod pods;
 mod rates;
+mod site;
 mod statistics;
 mod timing;
 mod verifier;
@@ -25,19 +26,30 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 
+use self::site::Programs;
+
 /// Measures what Sheave costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One of: verifier, hooks, packet, rates, control, cni, all.
+    /// One of: verifier, hooks, packet, rates, control, cni, pods, all.
     #[arg(default_value = "all")]
     name: String,
-    /// The built plugin, for `cni`.
+    /// The built plugin, for `cni` and `pods`.
     #[arg(long, default_value = "target/release/sheave-cni")]
     plugin: PathBuf,
-    /// The built agent, for `control`.
+    /// Another build of the plugin, for `cni`: measured in turn with the first.
+    #[arg(long)]
+    beside: Option<PathBuf>,
+    /// Pods of each chain of `cni`, one after the other.
+    #[arg(long, default_value_t = 100)]
+    alone: usize,
+    /// How often each chain of `cni` has 50 pods at once.
+    #[arg(long, default_value_t = 5)]
+    crowds: usize,
+    /// The built agent, for `control` and `pods`.
     #[arg(long, default_value = "target/release/sheave")]
     sheave: PathBuf,
-    /// Interleaved rounds of `rates`.
+    /// Interleaved rounds of `rates` and `pods`.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
     /// Services that `hooks`, `rates` and `control` make besides the one measured.
@@ -49,9 +61,11 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     environment()?;
     let wanted = |name: &str| arguments.name == "all" || arguments.name == name;
-    if !["all", "verifier", "hooks", "packet", "rates", "control", "cni"].contains(&arguments.name.as_str()) {
+    if !["all", "verifier", "hooks", "packet", "rates", "control", "cni", "pods"]
+        .contains(&arguments.name.as_str())
+    {
         bail!(
-            "there is no benchmark `{}`: verifier, hooks, packet, rates, control, cni or all",
+            "there is no benchmark `{}`: verifier, hooks, packet, rates, control, cni, pods or all",
             arguments.name
         );
     }
@@ -71,8 +85,11 @@ fn main() -> Result<()> {
         control::run(&arguments.sheave, arguments.services)?;
     }
     if wanted("cni") {
-        cni::run(&arguments.plugin)?;
-        pods::run(&arguments.plugin, arguments.rounds)?;
+        cni::run(&arguments.plugin, arguments.beside.as_deref(), arguments.alone, arguments.crowds)?;
+    }
+    if wanted("pods") {
+        let programs = Programs { plugin: &arguments.plugin, sheave: &arguments.sheave };
+        pods::run(&programs, arguments.rounds)?;
     }
     Ok(())
 }

@@ -1,90 +1,76 @@
-//! Pod to pod on one node: the network that the plugin makes, with the guard on it, against plain veth devices and routes.
+//! Pod to pod, on one node and across two: the network of the plugin and the agent against plain devices and routes.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
-use serde_json::Value;
-use sheave_tests::cni::{Stage, Subject};
-use sheave_tests::lab::Lab;
-use sheave_tests::netns::Netns;
-use sheave_tests::plane::{Host, Plane};
 
-use crate::cni::guard;
 use crate::rates::pin;
+use crate::site::{Place, Programs, Site, Way};
 use crate::statistics::Samples;
 
-/// Request and answer of one byte each on one connection.
-const ROUND_TRIPS: usize = 20_000;
-/// Connections with one byte each way.
-const CONNECTIONS: usize = 3_000;
-/// How long a stream goes on.
-const STREAM: Duration = Duration::from_millis(400);
+/// How long each kind of work goes on in a round: the busier the machine, the less is done, not the longer it takes.
+const SLICE: Duration = Duration::from_millis(150);
+/// How many at once.
+const STREAMS: usize = 4;
 const BLOCK: usize = 64 * 1024;
+/// Where pods answer, and where they swallow.
+const ANSWERING: u16 = 7001;
+const SWALLOWING: u16 = 7002;
 
-/// Two pods.
-struct Route {
+/// From a pod to another.
+struct Route<'a> {
     name: &'static str,
-    from: Netns,
-    to: Netns,
-    address: IpAddr,
+    from: &'a Place,
+    to: &'a Place,
 }
 
 /// Does one kind of work with what listens there: how much in a second.
 type Slice = fn(SocketAddr) -> Result<f64>;
 
-pub(crate) fn run(plugin: &Path, rounds: usize) -> Result<()> {
-    let (host, mut lab) = (Host::new()?, Lab::new()?);
-    let (client, server) = (lab.pod("client")?, lab.pod("server")?);
-    let mut stage = Stage::new(&Subject::sheave_at(plugin))?;
-    let mut plane = Plane::on(&host, &stage.node)?;
-    guard(&mut plane, &mut stage)?;
-    let config = stage.config("1.0.0");
-    let (ours, theirs) = (stage.pod()?, stage.pod()?);
-    stage.add(&config, &ours)?;
-    let address = first_address(&stage.add(&config, &theirs)?)?;
-    let plain = |name| -> Result<Route> {
-        let (from, to) = (client.netns.try_clone()?, server.netns.try_clone()?);
-        // As wide as the plugin's: the MTU would decide otherwise.
-        from.ip("link set eth0 mtu 1450")?;
-        to.ip("link set eth0 mtu 1450")?;
-        Ok(Route { name, from, to, address: server.v4.into() })
-    };
-    let paths = [
-        plain("plain veth")?,
-        plain("plain veth again")?,
-        Route { name: "sheave-cni, guarded", from: ours.netns, to: theirs.netns, address },
-    ];
-    measure(&paths, rounds)
-}
+const KINDS: [(&str, Slice, u16); 4] = [
+    ("TCP_RR", round_trips, ANSWERING),
+    ("TCP_CRR", connections, ANSWERING),
+    ("one stream, MB", one_stream, SWALLOWING),
+    ("four streams, MB", streams, SWALLOWING),
+];
 
-fn first_address(result: &Value) -> Result<IpAddr> {
-    let text = result["ips"][0]["address"].as_str().context("no address")?;
-    Ok(text.split('/').next().unwrap_or_default().parse::<Ipv4Addr>()?.into())
-}
-
-fn measure(paths: &[Route], rounds: usize) -> Result<()> {
-    println!(
-        "\npod to pod on one node, IPv4, {rounds} interleaved rounds, client on one CPU, server on the other\n"
-    );
-    println!(
-        "| what | path | a second, median | ratio to plain: median (min, max) |\n| --- | --- | ---: | ---: |"
-    );
-    let kinds: [(&str, Slice, u16); 3] =
-        [("TCP_RR", round_trips, 7001), ("TCP_CRR", connections, 7001), ("stream, MB", stream, 7002)];
-    for path in paths {
-        serve(path, 7001, answer)?;
-        serve(path, 7002, swallow)?;
+pub(crate) fn run(programs: &Programs<'_>, rounds: usize) -> Result<()> {
+    let (plain, plain_vxlan) = (Site::plain(Way::Direct)?, Site::plain(Way::Vxlan)?);
+    let (ours, ours_vxlan) = (Site::sheave(programs, Way::Direct)?, Site::sheave(programs, Way::Vxlan)?);
+    for site in [&plain, &plain_vxlan, &ours, &ours_vxlan] {
+        serve(&site.pods[1])?;
+        serve(&site.pods[2])?;
     }
-    for (what, slice, port) in kinds {
+    println!(
+        "\n## pods\n\npod to pod, IPv4, agents running, segmentation offload on, {rounds} interleaved rounds, clients on one \
+         CPU, servers on the other\n"
+    );
+    println!(
+        "| where | what | path | a second, median | ratio to plain: median (min, max) |\n| --- | --- | --- | ---: | ---: |"
+    );
+    measure("one node", (&plain, &ours), 1, rounds)?;
+    measure("two nodes, direct", (&plain, &ours), 2, rounds)?;
+    measure("two nodes, VXLAN", (&plain_vxlan, &ours_vxlan), 2, rounds)
+}
+
+/// From the first pod of each site to the one of this index.
+fn measure(place: &str, (plain, ours): (&Site, &Site), to: usize, rounds: usize) -> Result<()> {
+    let paths = [("plain", plain), ("plain again", plain), ("sheave", ours)].map(|(name, site)| Route {
+        name,
+        from: &site.pods[0],
+        to: &site.pods[to],
+    });
+    for (what, slice, port) in KINDS {
         let mut rates = vec![Vec::new(); paths.len()];
         for round in 0..=rounds {
             for (path, samples) in paths.iter().zip(&mut rates) {
-                let rate = path.from.run(|| slice(SocketAddr::new(path.address, port)))?;
+                let target = SocketAddr::new(path.to.address.into(), port);
+                let rate = path.from.netns.run(|| slice(target))?;
                 // The first round warms up.
                 if round > 0 {
                     samples.push(rate);
@@ -93,23 +79,25 @@ fn measure(paths: &[Route], rounds: usize) -> Result<()> {
         }
         for (path, samples) in paths.iter().zip(&rates) {
             let ratios = samples.iter().zip(&rates[0]).map(|(rate, base)| rate / base);
-            let rate = Samples::new(samples.iter().copied());
-            println!("| {what} | {} | {:.0} | {} |", path.name, rate.median(), Samples::new(ratios).spread());
+            let (rate, ratios) = (Samples::new(samples.iter().copied()), Samples::new(ratios));
+            println!("| {place} | {what} | {} | {:.0} | {} |", path.name, rate.median(), ratios.spread());
         }
     }
     Ok(())
 }
 
-fn serve(path: &Route, port: u16, work: fn(TcpStream)) -> Result<()> {
-    let address = SocketAddr::new(path.address, port);
-    // A path that is measured twice is served once.
-    let Ok(listener) = path.to.run(|| TcpListener::bind(address)) else { return Ok(()) };
-    path.to.spawn(move || {
-        let _ = pin(1);
-        for stream in listener.incoming().flatten() {
-            work(stream);
-        }
-    })?;
+/// Has a pod answer and swallow.
+fn serve(pod: &Place) -> Result<()> {
+    for (port, work) in [(ANSWERING, answer as fn(TcpStream)), (SWALLOWING, swallow_beside)] {
+        let address = SocketAddr::new(pod.address.into(), port);
+        let listener = pod.netns.run(|| TcpListener::bind(address))?;
+        pod.netns.spawn(move || {
+            let _ = pin(1);
+            for stream in listener.incoming().flatten() {
+                work(stream);
+            }
+        })?;
+    }
     Ok(())
 }
 
@@ -120,48 +108,74 @@ fn answer(mut stream: TcpStream) {
     while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
 }
 
-fn swallow(mut stream: TcpStream) {
-    let mut block = vec![0; BLOCK];
-    while stream.read(&mut block).is_ok_and(|length| length > 0) {}
+/// On a thread of its own, as there are several.
+fn swallow_beside(mut stream: TcpStream) {
+    thread::spawn(move || {
+        let mut block = vec![0; BLOCK];
+        while stream.read(&mut block).is_ok_and(|length| length > 0) {}
+    });
 }
 
 fn per_second(count: usize, start: Instant) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
+/// One byte each way on one connection.
 fn round_trips(to: SocketAddr) -> Result<f64> {
     pin(0)?;
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
-    let start = Instant::now();
-    for _ in 0..ROUND_TRIPS {
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < SLICE {
         stream.write_all(b"?")?;
         stream.read_exact(&mut [0; 1])?;
+        count += 1;
     }
-    Ok(per_second(ROUND_TRIPS, start))
+    Ok(per_second(count, start))
 }
 
+/// A connection for one byte each way.
 fn connections(to: SocketAddr) -> Result<f64> {
     pin(0)?;
-    let start = Instant::now();
-    for _ in 0..CONNECTIONS {
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < SLICE {
         let mut stream = TcpStream::connect(to)?;
         stream.write_all(b"?")?;
         stream.read_exact(&mut [0; 1])?;
         // A reset leaves nothing behind; else the ports of the client would run out.
         setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+        count += 1;
     }
-    Ok(per_second(CONNECTIONS, start))
+    Ok(per_second(count, start))
 }
 
 /// Megabytes.
-fn stream(to: SocketAddr) -> Result<f64> {
+fn one_stream(to: SocketAddr) -> Result<f64> {
     pin(0)?;
+    let start = Instant::now();
+    Ok(per_second(send(to, start)?, start) / 1e6)
+}
+
+/// Megabytes of all together.
+fn streams(to: SocketAddr) -> Result<f64> {
+    pin(0)?;
+    let start = Instant::now();
+    let bytes = thread::scope(|scope| {
+        // Threads are where the one is that starts them: in this namespace, on this CPU.
+        let threads: Vec<_> = (0..STREAMS).map(|_| scope.spawn(|| send(to, start))).collect();
+        let sent = threads.into_iter().map(|it| it.join().map_err(|_| anyhow!("a thread panicked"))?);
+        sent.sum::<Result<usize>>()
+    })?;
+    Ok(per_second(bytes, start) / 1e6)
+}
+
+/// How many bytes.
+fn send(to: SocketAddr, start: Instant) -> Result<usize> {
     let mut stream = TcpStream::connect(to)?;
-    let (block, start, mut bytes) = (vec![0; BLOCK], Instant::now(), 0);
-    while start.elapsed() < STREAM {
+    let (block, mut bytes) = (vec![0; BLOCK], 0);
+    while start.elapsed() < SLICE {
         stream.write_all(&block)?;
         bytes += BLOCK;
     }
-    Ok(per_second(bytes, start) / 1e6)
+    Ok(bytes)
 }

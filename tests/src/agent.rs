@@ -62,7 +62,22 @@ impl Agent {
         dir: &Path,
         arguments: &[&str],
     ) -> Result<Self> {
-        let mut command = Command::new(binary()?);
+        Self::start_program_inside(&binary()?, netns, cgroup, bpffs, dir, arguments)
+    }
+
+    /// Like [`Agent::start_inside`], with the agent of another build.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_program_inside(
+        program: &Path,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        bpffs: &BpfFs,
+        dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
         netns.place(&mut command)?;
         Self::launch(command, Some(netns.try_clone()?), cgroup, bpffs, dir, arguments)
     }

@@ -118,12 +118,13 @@ impl Plane {
         Ok(plane)
     }
 
-    /// The data plane of a node that is no lab's, without Services.
+    /// The data plane of a node that is no lab's, without Services, whose pods our plugin wires.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn on(host: &Host, node: &Netns) -> Result<Self> {
-        let mut plane = Self::load_inside(node, &host.config(Capacities::default()))?;
+        let config = DataPlaneConfig { own_pods: true, ..host.config(Capacities::default()) };
+        let mut plane = Self::load_inside(node, &config)?;
         plane.links = plane.data.attach()?;
         Ok(plane)
     }

@@ -27,22 +27,36 @@ impl From<Side> for clsact::Side {
     }
 }
 
-/// Puts the program on one side of a device.
+/// Makes the place where filters hang.
+pub(super) fn prepare(host: &mut Rtnetlink, index: u32) -> Result<(), WireError> {
+    let place = RouteNetlinkMessage::NewQueueDiscipline(clsact::qdisc(index));
+    match host.change(place, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(refusal) if !refusal.is(libc::EEXIST) => {
+            let attempt = format!("make a place for the guard on the device of index {index}");
+            Err(WireError::kernel(attempt)(refusal))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Puts the program on one side of a device. The first filter at a new place waits for a grace period of RCU, if none has
+/// passed since the place was made (`mini_qdisc_pair_swap`).
 pub(super) fn attach(
     host: &mut Rtnetlink,
     program: BorrowedFd<'_>,
     index: u32,
     side: Side,
 ) -> Result<(), WireError> {
-    let attempt = || WireError::kernel(format!("attach the guard to the device of index {index}"));
-    match host
-        .change(RouteNetlinkMessage::NewQueueDiscipline(clsact::qdisc(index)), NLM_F_CREATE | NLM_F_EXCL)
-    {
-        Err(refusal) if !refusal.is(libc::EEXIST) => return Err(attempt()(refusal)),
-        Ok(()) | Err(_) => {}
+    let filter = || {
+        let filter = clsact::filter_with(index, side.into(), PRIORITY, program, side.program_name());
+        RouteNetlinkMessage::NewTrafficFilter(filter)
+    };
+    let mut attempt = host.change(filter(), NLM_F_CREATE);
+    if attempt.as_ref().is_err_and(has_no_qdisc) {
+        prepare(host, index)?;
+        attempt = host.change(filter(), NLM_F_CREATE);
     }
-    let filter = clsact::filter_with(index, side.into(), PRIORITY, program, side.program_name());
-    host.change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE).map_err(attempt())
+    attempt.map_err(WireError::kernel(format!("attach the guard to the device of index {index}")))
 }
 
 /// Whether our filter is there.

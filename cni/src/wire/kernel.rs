@@ -2,7 +2,11 @@
 //!
 //! Holds a netlink socket in each namespace. Must not know the order of the steps.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -12,7 +16,7 @@ use netlink_packet_route::{
 };
 
 use super::{
-    WireError, guard, message,
+    WireError, filter, guard, message,
     netlink::{Refusal, Rtnetlink},
     netns::Namespace,
     plan::{Pair, Place, Step, Undo},
@@ -24,8 +28,8 @@ use crate::facts::Pins;
 
 /// The first device of every namespace.
 const LOOPBACK: u32 = 1;
-/// How often and after which pause it is looked whether everything has settled: 20 ms in all.
-const SETTLE_LOOKS: u32 = 200;
+/// How long and after which pause it is looked whether the pod's end sends.
+const SETTLE_LIMIT: Duration = Duration::from_millis(20);
 const SETTLE_PAUSE: Duration = Duration::from_micros(100);
 
 /// Both namespaces and what is known of the pair.
@@ -96,8 +100,10 @@ impl<'a> Kernel<'a> {
         };
         let host = find(&mut self.host, &pair.host_device)?.ok_or_else(|| gone(&pair.host_device))?;
         self.host_index = host.header.index;
-        let pod = find(&mut self.pod, &pair.ifname)?.ok_or_else(|| gone(&pair.ifname))?;
-        self.pod_index = pod.header.index;
+        self.pod_index = match other_end(&host) {
+            Some(index) => index,
+            None => find(&mut self.pod, &pair.ifname)?.ok_or_else(|| gone(&pair.ifname))?.header.index,
+        };
         Ok(())
     }
 
@@ -130,7 +136,21 @@ impl<'a> Kernel<'a> {
     fn up(&mut self, place: Place) -> Result<(), WireError> {
         let (socket, index) = self.end(place);
         let attempt = format!("bring the {} end up", name(place));
-        socket.change(message::link_state(index, true), 0).map_err(WireError::kernel(attempt))
+        let request = match place {
+            Place::Host => message::link_state(index, true),
+            Place::Pod => message::pod_up(index),
+        };
+        socket.change(request, 0).map_err(WireError::kernel(attempt))
+    }
+
+    /// Nobody asks for the link-local address of the host's end. Without IPv6 on the device there is none anyway.
+    fn no_link_local(&mut self) -> Result<(), WireError> {
+        match self.host.change(message::no_link_local(self.host_index), 0) {
+            Err(refusal) if !refusal.is(libc::EAFNOSUPPORT) => Err(WireError::kernel(
+                "do without a link-local address on the host's end".to_owned(),
+            )(refusal)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn address(&mut self, address: IpAddr) -> Result<(), WireError> {
@@ -159,19 +179,40 @@ impl<'a> Kernel<'a> {
         self.host.change(request, NLM_F_CREATE | NLM_F_REPLACE).map_err(WireError::kernel(attempt))
     }
 
-    /// What the kernel does a moment later on a thread of its own is waited for: the pod's end was up first, so it begins to
-    /// send only when the kernel has noticed that the other end came up; and an IPv6 address is taken in only when its
-    /// local route is there, even without DAD. A kernel that takes longer does it without us.
-    fn settle(&mut self, addresses: &[IpAddr]) {
-        for _ in 0..SETTLE_LOOKS {
-            let looks = self.pod.get(message::link(self.pod_index));
-            let sends = matches!(looks, Ok(RouteNetlinkMessage::NewLink(link)) if is_operational(&link));
-            if sends && addresses.iter().all(|address| is_local(&mut self.pod, *address)) {
+    /// The kernel takes in what comes to an IPv6 address only when a thread of its own has made the local route, even
+    /// without DAD; on a busy node that comes late. Until then a route of ours does, which ends by itself.
+    fn local_route(&mut self, address: IpAddr) -> Result<(), WireError> {
+        if is_local(&mut self.pod, address) {
+            return Ok(());
+        }
+        match self.pod.change(message::local_route(self.pod_index, address), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(refusal) if !refusal.is(libc::EEXIST) => {
+                Err(WireError::kernel(format!("have the pod take in what comes to {address}"))(refusal))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The pod's end was up first, so it begins to send only when the kernel has noticed that the other end came up.
+    /// Asking for it makes the kernel notice (6.9); before, it does so a moment later on a thread of its own.
+    fn settle(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let link = self.pod.get(message::link(self.pod_index));
+            let sends = matches!(link, Ok(RouteNetlinkMessage::NewLink(link)) if is_operational(&link));
+            if sends || begun.elapsed() > SETTLE_LIMIT {
                 return;
             }
             thread::sleep(SETTLE_PAUSE);
         }
     }
+}
+
+/// Index of the other end of a pair, in its own namespace.
+fn other_end(link: &LinkMessage) -> Option<u32> {
+    link.attributes
+        .iter()
+        .find_map(|it| if let LinkAttribute::Link(index) = it { Some(*index) } else { None })
 }
 
 /// Whether a namespace takes what comes to the address.
@@ -206,7 +247,9 @@ impl Effects for Kernel<'_> {
                 return self.packet_only(*cookie);
             }
             // What hangs on a device goes with it.
+            Step::GuardPlace => filter::prepare(&mut self.host, self.host_index)?,
             Step::Guard(side) => guard::attach(&mut self.host, self.pins, self.host_index, *side)?,
+            Step::NoLinkLocal => self.no_link_local()?,
             Step::Address(address) => self.address(*address)?,
             Step::Up(place) => {
                 self.up(*place)?;
@@ -214,7 +257,8 @@ impl Effects for Kernel<'_> {
             }
             Step::Neighbour(place, address, mac) => self.neighbour(*place, *address, *mac)?,
             Step::HostRoute(address) => self.host_route(*address)?,
-            Step::Settle(addresses) => self.settle(addresses),
+            Step::LocalRoute(address) => self.local_route(*address)?,
+            Step::Settle => self.settle(),
         }
         Ok(None)
     }

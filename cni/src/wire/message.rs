@@ -7,10 +7,14 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -21,6 +25,14 @@ use crate::record::Mac;
 
 /// Before the rule for the table `main` (32766), and with room on both sides for rules of others.
 const RULE_PRIORITY: u32 = 15_800;
+/// Settings of a device for IPv4 (linux/if_link.h).
+const IFLA_INET_CONF: u16 = 1;
+/// linux/ip.h
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
+/// `RT_TABLE_LOCAL` (linux/rtnetlink.h): what a namespace takes in itself.
+const TABLE_LOCAL: u8 = 255;
+/// Much longer than the kernel takes to make its own.
+const LOCAL_ROUTE_SECONDS: u32 = 60;
 
 /// Both ends of a pod in one request: the host's in the namespace that is asked, the pod's in its own.
 pub(super) fn pair(pair: &Pair, pod: BorrowedFd<'_>) -> RouteNetlinkMessage {
@@ -65,6 +77,28 @@ pub(super) fn link_state(index: u32, up: bool) -> RouteNetlinkMessage {
     let mut message = of_index(index);
     message.header.change_mask = LinkFlags::Up;
     message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Brings a pod's end up. It does not forward what comes to it from outside; a new namespace may have taken over the host's
+/// setting.
+pub(super) fn pod_up(index: u32) -> RouteNetlinkMessage {
+    let no_forwarding = DefaultNla::new(IPV4_DEVCONF_FORWARDING, 0_u32.to_ne_bytes().to_vec());
+    let mut nested = vec![0; no_forwarding.buffer_len()];
+    no_forwarding.emit(&mut nested);
+    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, nested));
+    let mut message = of_index(index);
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = LinkFlags::Up;
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// From now on the device makes itself no link-local address.
+pub(super) fn no_link_local(index: u32) -> RouteNetlinkMessage {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut message = of_index(index);
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
     RouteNetlinkMessage::SetLink(message)
 }
 
@@ -164,6 +198,20 @@ pub(super) fn rules_like(address: IpAddr) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(address);
     message
+}
+
+/// What comes to an address is the pod's own, for [`LOCAL_ROUTE_SECONDS`].
+pub(super) fn local_route(index: u32, address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = route(family(address));
+    message.header.kind = RouteType::Local;
+    message.header.table = TABLE_LOCAL;
+    message.header.destination_prefix_length = whole(address);
+    message.attributes = vec![
+        RouteAttribute::Destination(address.into()),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Expires(LOCAL_ROUTE_SECONDS),
+    ];
+    RouteNetlinkMessage::NewRoute(message)
 }
 
 fn route(family: AddressFamily) -> RouteMessage {

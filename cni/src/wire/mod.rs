@@ -6,6 +6,8 @@
 mod check;
 mod error;
 mod filter;
+#[cfg(test)]
+mod first_packet_tests;
 mod guard;
 mod held;
 mod kernel;

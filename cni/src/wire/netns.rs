@@ -1,7 +1,7 @@
 //! Network namespaces of pods: whose is it, and work inside it.
 //!
-//! Only threads made for the purpose enter one, and they end there: no thread has to find its way back. Must not know
-//! what the work is.
+//! The thread that asks goes in and comes back: one made for the purpose would cost the plugin two changes of thread for
+//! each visit, milliseconds on a busy node. Must not know what the work is.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,6 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -25,6 +26,10 @@ use crate::record::NetnsId;
 
 /// `NSFS_MAGIC` (linux/magic.h): what namespace files are made of.
 const NSFS_MAGIC: u32 = 0x6e73_6673;
+/// The namespace of the thread that opens it.
+const OWN: &str = "/proc/thread-self/ns/net";
+/// Pause between attempts to come back.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// A namespace that was opened, so that it lives on, whatever becomes of its path.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl Namespace {
 
 impl Namespace {
     /// Works inside it.
-    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, WireError> {
+    pub(super) fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, WireError> {
         inside(&self.file, work).map_err(|source| WireError::Enter { path: self.path.clone(), source })
     }
 
@@ -88,23 +93,37 @@ fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
-/// Works inside a namespace, on a thread that ends with the work.
+/// Works inside a namespace; the thread is back in its own when this returns.
 ///
 /// # Errors
 /// It cannot be entered.
-pub(super) fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let enter = || {
-            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        };
-        let thread = thread::Builder::new().name("inside-pod".to_owned()).spawn_scoped(scope, enter)?;
-        thread.join().map_err(|_| io::Error::other("the thread in the namespace broke down"))?
-    })
+pub(super) fn inside<T>(namespace: &File, work: impl FnOnce() -> T) -> io::Result<T> {
+    let back = Back(File::open(OWN)?);
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    let result = work();
+    drop(back);
+    Ok(result)
+}
+
+/// The way back, also when the work breaks down.
+struct Back(File);
+
+impl Drop for Back {
+    /// Refused only for want of memory, as the thread came from there: it waits, because whatever it did next it would
+    /// do to the pod.
+    fn drop(&mut self) {
+        while setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).is_err() {
+            thread::sleep(RETRY);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic;
+
+    use nix::sched::unshare;
+
     use super::*;
 
     #[test]
@@ -116,6 +135,22 @@ mod tests {
             assert!(open(&path).unwrap().is_none(), "{}", path.display());
         }
         assert!(open(Path::new("/proc/self/ns/net")).unwrap().is_some());
+    }
+
+    #[test]
+    #[ignore = "needs root: enters namespaces"]
+    fn a_thread_comes_back_also_when_the_work_breaks_down() {
+        let entered = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open(OWN).unwrap()
+        };
+        let other = thread::spawn(entered).join().unwrap();
+        let own = netns_cookie().unwrap();
+        assert_ne!(inside(&other, || netns_cookie().unwrap()).unwrap(), own);
+        assert_eq!(netns_cookie().unwrap(), own);
+        let broken = panic::catch_unwind(|| inside(&other, || panic!("broken")));
+        assert!(broken.is_err());
+        assert_eq!(netns_cookie().unwrap(), own);
     }
 
     #[test]

@@ -65,8 +65,12 @@ pub(super) enum Step {
     Pair(Pair),
     /// Kernel settings of a namespace.
     Settings(Place, Vec<Setting>),
+    /// Have the host's end make itself no link-local address.
+    NoLinkLocal,
     /// Tell the guard what it is to admit.
     Endpoint(Box<EndpointValue>),
+    /// Make the place where the guard is attached.
+    GuardPlace,
     /// Attach the guard.
     Guard(Side),
     /// Leave the sockets of this namespace alone.
@@ -83,8 +87,10 @@ pub(super) enum Step {
     DefaultRoute(IpAddr),
     /// The host's way to the pod.
     HostRoute(IpAddr),
-    /// Wait until the pod's end sends, and what comes to these addresses is taken.
-    Settle(Vec<IpAddr>),
+    /// Have what comes to this address taken in now.
+    LocalRoute(IpAddr),
+    /// Wait until the pod's end sends.
+    Settle,
 }
 
 /// How a step is undone.
@@ -109,20 +115,23 @@ pub(super) enum Undo {
 /// The steps for an attachment.
 pub(super) fn plan(attachment: &Attachment) -> Result<Vec<Step>, WireError> {
     check_mtu(attachment)?;
-    let mut steps = vec![Step::Pair(pair(attachment))];
+    // The guard's place early and the guard late: a grace period of RCU has to pass between the two, and where other pods
+    // come at the same time, theirs is it.
+    let mut steps = vec![Step::Pair(pair(attachment)), Step::GuardPlace];
     steps.push(Step::Settings(Place::Pod, setting::of_pod(attachment)));
-    // Early: the kernel finishes them on a thread of its own, while the rest is done.
+    // Early: the kernel finishes those of IPv6 on a thread of its own, while the rest is done.
     steps.extend(attachment.addresses.iter().copied().map(Step::Address));
+    steps.push(Step::NoLinkLocal);
     steps.push(Step::Settings(Place::Host, setting::of_host(attachment)));
     steps.push(Step::Endpoint(Box::new(endpoint(attachment))));
-    steps.extend(sides(attachment).into_iter().map(Step::Guard));
     if attachment.socket_lb_off {
         steps.push(Step::PacketOnly(attachment.netns.cookie));
     }
     steps.push(Step::Loopback);
     steps.extend(pod_side(attachment));
+    steps.extend(sides(attachment).into_iter().map(Step::Guard));
     steps.extend(host_side(attachment));
-    steps.push(Step::Settle(attachment.addresses.clone()));
+    steps.push(Step::Settle);
     Ok(steps)
 }
 
@@ -180,6 +189,7 @@ fn in_bytes(rate: Option<Rate>) -> (u64, u64) {
 
 fn pod_side(attachment: &Attachment) -> Vec<Step> {
     let mut steps = vec![Step::Up(Place::Pod)];
+    steps.extend(attachment.addresses.iter().filter(|it| it.is_ipv6()).copied().map(Step::LocalRoute));
     for address in attachment.addresses.iter().copied() {
         steps.push(Step::Neighbour(Place::Pod, gateway(address), attachment.host_mac));
         steps.push(Step::DefaultRoute(address));
@@ -225,12 +235,23 @@ mod tests {
             Step::Endpoint(Box::new(endpoint(&attachment))),
             Step::PacketOnly(attachment.netns.cookie),
             Step::Settings(Place::Host, setting::of_host(&attachment)),
+            Step::NoLinkLocal,
             Step::DefaultRoute(attachment.addresses[1]),
         ] {
             assert!(place(&steps, &before) < up, "{before:?}");
         }
         assert!(matches!(steps.first(), Some(Step::Pair(_))));
-        assert_eq!(steps.last(), Some(&Step::Settle(attachment.addresses.clone())));
+        assert_eq!(steps.last(), Some(&Step::Settle));
+    }
+
+    #[test]
+    fn what_comes_to_an_ipv6_address_is_taken_in_before_anything_can_come() {
+        let steps = steps(&sample::dual_stack());
+        let up = |end| place(&steps, &Step::Up(end));
+        let local = |address: &IpAddr| steps.iter().position(|step| *step == Step::LocalRoute(*address));
+        let [v4, v6] = sample::dual_stack().addresses.try_into().unwrap();
+        assert_eq!(local(&v4), None);
+        assert!((up(Place::Pod)..up(Place::Host)).contains(&local(&v6).unwrap()));
     }
 
     #[test]

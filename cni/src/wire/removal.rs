@@ -3,6 +3,10 @@
 //! Killed at any step, the next call finds the device and finishes: the device goes last. Nothing is entered: the pod's
 //! end goes with the host's. Must not know whether the pod still lives.
 
+use std::{thread, time::Duration};
+
+use proxy_kernel::Detached;
+
 use super::{
     WireError, guard,
     kernel::{find, remove},
@@ -10,6 +14,9 @@ use super::{
     netlink::Rtnetlink,
 };
 use crate::{facts::Pins, record::Attachment};
+
+/// Between two looks whether a device is gone.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// Removes whatever exists of the attachment. All of it is tried; the first failure is told.
 pub(super) fn disconnect(attachment: &Attachment, pins: Option<&Pins>) -> Result<(), WireError> {
@@ -25,23 +32,42 @@ pub(super) fn disconnect(attachment: &Attachment, pins: Option<&Pins>) -> Result
     cookie.and(device)
 }
 
-/// Down first: nothing must come out of the pod between the guard's end and the device's.
+/// The guard goes with the device; what it was told goes after it, so that nothing comes out of the pod unguarded.
 fn unplug(host: &mut Rtnetlink, index: u32, pins: Option<&Pins>) -> Result<(), WireError> {
-    let down = host.change(message::link_state(index, false), 0);
-    if down.is_err_and(|refusal| refusal.is(libc::ENODEV)) {
-        return pins.map_or(Ok(()), |pins| guard::forget(pins, index));
+    remove_at_once(host, index)?;
+    pins.map_or(Ok(()), |pins| guard::forget(pins, index))
+}
+
+/// Who asks the kernel to remove a device is held until a grace period of RCU has passed, some 30 ms after the device, its
+/// other end and all that hung on them are gone for everybody. So another process asks, and waits alone. If it could not do
+/// it, this one does, and says why.
+fn remove_at_once(host: &mut Rtnetlink, index: u32) -> Result<(), WireError> {
+    let Ok(Some(other)) = Detached::start(|| ask_for_removal(index)) else { return remove(host, index) };
+    while other.runs() {
+        if !is_there(host, index) {
+            return Ok(());
+        }
+        thread::sleep(PAUSE);
     }
-    let guard = pins.map_or(Ok(()), |pins| guard::forget(pins, index));
-    remove(host, index).and(guard)
+    remove(host, index)
+}
+
+/// With a socket of its own, as answers on a shared one would be anybody's.
+fn ask_for_removal(index: u32) {
+    if let Ok(mut host) = Rtnetlink::open() {
+        let _ = remove(&mut host, index);
+    }
+}
+
+fn is_there(host: &mut Rtnetlink, index: u32) -> bool {
+    !host.get(message::link(index)).is_err_and(|refusal| refusal.is(libc::ENODEV))
 }
 
 /// The device went before us, with the pod's namespace: nobody knows its index any more. What is recorded for
 /// devices that do not exist is removed, for one of them was this pod's.
 fn forget_the_gone(host: &mut Rtnetlink, pins: &Pins) -> Result<(), WireError> {
-    let mut is_gone =
-        |index: &u32| host.get(message::link(*index)).is_err_and(|refusal| refusal.is(libc::ENODEV));
     let mut known = guard::recorded(pins)?;
-    known.retain(|index| is_gone(index));
+    known.retain(|index| !is_there(host, *index));
     known.into_iter().map(|index| guard::forget(pins, index)).fold(Ok(()), Result::and)
 }
 

@@ -1,7 +1,10 @@
 //! Kernel settings (sysctl) of both ends.
 //!
 //! Only what differs is written, so that a read-only `/proc/sys` with the right settings is none. A setting below
-//! `/proc/sys/net` is that of the namespace of the thread that opens it. Must not know the order of the wiring.
+//! `/proc/sys/net` is that of the namespace of the thread that opens it. What the kernel reads or changes only while nobody
+//! changes any device is not here but goes by netlink (`message`): who opens such a setting while somebody does calls the
+//! kernel again and again instead of waiting its turn (`restart_syscall`), thousands of times where many pods come at once.
+//! Must not know the order of the wiring.
 
 use std::{fs, io, net::IpAddr};
 
@@ -27,11 +30,11 @@ fn has_ipv6(attachment: &Attachment) -> bool {
     attachment.addresses.iter().any(IpAddr::is_ipv6)
 }
 
-/// What the pod's namespace needs. A pod does not forward what comes to it from outside (a new namespace takes over the
-/// host's setting for IPv4), takes no routes from router advertisements, and its link-local address is usable at once.
+/// What the pod's namespace needs. A pod takes no routes from router advertisements, and its link-local address is usable
+/// at once.
 pub(super) fn of_pod(attachment: &Attachment) -> Vec<Setting> {
     let device = attachment.id.ifname.as_str();
-    let mut settings = vec![setting(format!("ipv4/conf/{device}/forwarding"), "0")];
+    let mut settings = Vec::new();
     if has_ipv6(attachment) {
         for part in ["all", "default", "lo", device] {
             settings.push(setting(format!("ipv6/conf/{part}/disable_ipv6"), "0"));
@@ -44,14 +47,13 @@ pub(super) fn of_pod(attachment: &Attachment) -> Vec<Setting> {
 }
 
 /// What the host's end needs. The guard checks sources better than `rp_filter`, which would also drop what the
-/// translation of Services changes; the end needs no link-local address (`addr_gen_mode` 1), as nobody asks for it.
+/// translation of Services changes.
 pub(super) fn of_host(attachment: &Attachment) -> Vec<Setting> {
     let device = attachment.host_device.as_str();
     let mut settings = Vec::new();
     for (name, value) in [("forwarding", "1"), ("rp_filter", "0"), ("send_redirects", "0")] {
         settings.push(setting(format!("ipv4/conf/{device}/{name}"), value));
     }
-    settings.push(Setting { optional: true, ..setting(format!("ipv6/conf/{device}/addr_gen_mode"), "1") });
     if has_ipv6(attachment) {
         for (name, value) in
             [("disable_ipv6", "0"), ("forwarding", "1"), ("accept_ra", "0"), ("accept_dad", "0")]

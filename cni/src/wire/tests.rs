@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -122,24 +122,6 @@ fn a_pod_of_one_family_is_wired_for_that_one() {
             connect(&attachment, &lab.pins).unwrap();
             both_ways(&pod, &attachment);
             assert_eq!(check(&attachment, &lab.pins).unwrap(), Vec::<String>::new());
-            disconnect(&attachment, Some(&lab.pins)).unwrap();
-        }
-    });
-}
-
-#[test]
-#[ignore = "needs root: makes namespaces"]
-fn the_first_packet_of_the_pod_is_not_lost() {
-    on_a_host(|lab| {
-        let host = std::net::UdpSocket::bind((HOST[0], 0)).unwrap();
-        host.set_read_timeout(Some(PATIENCE)).unwrap();
-        let target = host.local_addr().unwrap();
-        for round in 0..50 {
-            let pod = Pod::new();
-            let attachment = pod.attachment(&format!("first{round}"));
-            connect(&attachment, &lab.pins).unwrap();
-            pod.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"first", target)).unwrap();
-            assert_eq!(host.recv(&mut [0; 8]).unwrap(), 5);
             disconnect(&attachment, Some(&lab.pins)).unwrap();
         }
     });
@@ -332,7 +314,7 @@ fn the_guard_is_a_filter_that_goes_with_the_device() {
 #[ignore = "needs root: makes namespaces"]
 fn what_the_guard_drops_does_not_come_out_of_the_pod() {
     on_a_host(|lab| {
-        let host = std::net::UdpSocket::bind((HOST[0], 0)).unwrap();
+        let host = UdpSocket::bind((HOST[0], 0)).unwrap();
         host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let target = host.local_addr().unwrap();
         for admits in [true, false] {
@@ -340,7 +322,7 @@ fn what_the_guard_drops_does_not_come_out_of_the_pod() {
             let pod = Pod::new();
             let attachment = pod.attachment("a");
             connect(&attachment, &lab.pins).unwrap();
-            pod.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"out", target)).unwrap();
+            pod.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"out", target)).unwrap();
             assert_eq!(host.recv(&mut [0; 8]).is_ok(), admits);
             disconnect(&attachment, Some(&lab.pins)).unwrap();
         }
@@ -464,6 +446,7 @@ fn settings_are_made_whatever_the_namespaces_had_before() {
         let pod = Pod::new();
         let set = |key: &str, value: &str| fs::write(format!("/proc/sys/net/{key}"), value).unwrap();
         pod.run(|| set("ipv6/conf/all/disable_ipv6", "1"));
+        pod.run(|| set("ipv4/conf/default/forwarding", "1"));
         set("ipv6/conf/default/disable_ipv6", "1");
         set("ipv4/conf/default/rp_filter", "1");
         set("ipv4/conf/default/forwarding", "0");
@@ -473,6 +456,9 @@ fn settings_are_made_whatever_the_namespaces_had_before() {
         let differs = |settings: Vec<setting::Setting>| setting::apply(&settings).unwrap();
         assert_eq!(differs(setting::of_host(&attachment)), []);
         assert_eq!(pod.run(|| differs(setting::of_pod(&attachment))), []);
+        let has = |key: &str| fs::read_to_string(format!("/proc/sys/net/{key}")).unwrap().trim().to_owned();
+        assert_eq!(pod.run(|| has("ipv4/conf/eth0/forwarding")), "0");
+        assert_eq!(has(&format!("ipv6/conf/{}/addr_gen_mode", attachment.host_device)), "1");
     });
 }
 
