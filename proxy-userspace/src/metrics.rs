@@ -39,6 +39,8 @@ pub struct Metrics {
     pub sockets_destroyed: Counter,
     /// Leftovers of pods that were removed, by kind.
     pub pod_repairs: Family<Label, Counter>,
+    /// Flows that were removed because a pod gave its address back.
+    pub released_flows: Counter,
     /// Services that are served.
     pub services: Gauge,
     /// Frontends of these Services.
@@ -63,6 +65,7 @@ impl Default for Metrics {
             audits: Counter::default(),
             sockets_destroyed: Counter::default(),
             pod_repairs: Family::default(),
+            released_flows: Counter::default(),
             services: Gauge::default(),
             frontends: Gauge::default(),
             backends: Gauge::default(),
@@ -106,6 +109,8 @@ impl Metrics {
             "Leftovers of pods that were removed by kind",
             self.pod_repairs.clone(),
         );
+        let help = "Flows removed because a pod gave its address back";
+        sheave.register("released_flows", help, self.released_flows.clone());
         sheave.register("services", "Services that are served", self.services.clone());
         sheave.register("frontends", "Frontends that are served", self.frontends.clone());
         sheave.register("backends", "Distinct backends of all Services", self.backends.clone());

@@ -13,7 +13,6 @@ use proxy_core::{
     desired::{self, NodePortAddresses},
     diff,
     model::{self, Source},
-    nodes::Plan,
 };
 use tokio::{
     runtime,
@@ -35,7 +34,7 @@ use crate::{
     devices::{self, Choice},
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
-    pods::host_ports::HostPorts,
+    pods::{addresses::Addresses, host_ports::HostPorts},
     reconcile::{self, Event, Loop, Progress, Reconciler},
     routing::{FactsFile, Router},
     watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
@@ -93,7 +92,8 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
     let loop_ended = parts.start_loop(&config, &events, queue)?;
-    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config)?);
+    let nodes = parts.start_routing(&config)?;
+    let source_ended = parts.start_sources(&config, events.clone(), nodes);
     let pods = parts.start_pods(&config, &events)?;
     parts.start_servers(&config, events, pods)?;
     task::spawn(parts.keeper(&config).run());
@@ -233,20 +233,26 @@ impl Parts {
         };
         let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
         let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        let addresses = self.addresses(config);
         if config.packet.settings.masquerade != 0 {
-            task::spawn(self.masquerade_keeper(config, router.plans()).run());
+            let keeper = MasqueradeKeeper {
+                data_plane: Arc::clone(&self.data_plane),
+                exempt: config.packet.masquerade.exempt.clone(),
+                plans: router.plans(),
+                held: addresses.held(),
+            };
+            task::spawn(keeper.run());
         }
+        let folder = Store::open(&config.run_dir)?.folder().to_owned();
+        task::spawn(addresses.run(folder));
         task::spawn(router.run());
         Ok(Some(sender))
     }
 
-    fn masquerade_keeper(
-        &self,
-        config: &Config,
-        plans: watch_value::Receiver<Option<Arc<Plan>>>,
-    ) -> MasqueradeKeeper {
-        let (data_plane, exempt) = (Arc::clone(&self.data_plane), config.packet.masquerade.exempt.clone());
-        MasqueradeKeeper { data_plane, exempt, plans, run_dir: config.run_dir.clone() }
+    fn addresses(&self, config: &Config) -> Addresses {
+        let data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = self.metrics.released_flows.clone();
+        Addresses::new(config.run_dir.clone(), data_plane.flow_table(), removed)
     }
 
     /// The result is ready when the source of objects has ended, which it must not.

@@ -25,6 +25,7 @@ use super::{
     device_values,
     devices::{DeviceError, DeviceHook, DeviceRole, Devices},
     events::EventStream,
+    forget::FlowTable,
     guard::{self, GuardError, GuardRepair},
     handles::MapHandles,
     links::{self, HOOKS, LinkAction, LinkError},
@@ -396,6 +397,11 @@ impl DataPlane {
     pub fn observer(&self) -> Result<Observer, ReadError> {
         let lister = self.lister.as_ref().map(OwnedFd::try_clone).transpose().map_err(ReadError::Sockets)?;
         Observer::new(self.handles.clone(), self.pins.clone(), lister, self.constants.packet)
+    }
+
+    /// The connection table, to be moved to another thread.
+    pub fn flow_table(&self) -> FlowTable {
+        FlowTable::new(self.handles.clone(), self.constants.packet)
     }
 
     /// See [`Observer::counters`].
