@@ -97,6 +97,11 @@ pub(super) fn pins(
     })
 }
 
+/// See [`super::DataPlane::pin_guards`].
+pub(super) fn pin(loaded: &Loaded, pins: &Pins) -> Result<(), GuardError> {
+    Side::ALL.into_iter().try_for_each(|side| pin_program(loaded, pins, side))
+}
+
 /// See [`super::DataPlane::repair_guards`].
 pub(super) fn repair(
     loaded: &Loaded,
@@ -104,9 +109,7 @@ pub(super) fn repair(
     pins: &Pins,
     hook: DeviceHook,
 ) -> Result<GuardRepair, GuardError> {
-    for side in Side::ALL {
-        pin_program(loaded, pins, side)?;
-    }
+    pin(loaded, pins)?;
     // Links and records before devices: whoever has one then has, or had, a device.
     let (places, records) = (places(pins, hook)?, records(handles)?);
     let mut repair = GuardRepair::default();
