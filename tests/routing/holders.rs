@@ -13,8 +13,10 @@ use sheave_tests::wait::wait_for;
 
 use crate::rig::{LIMIT, Rig, Underlay, node_v4, node_v6, pod};
 
-/// How long an answer may take; how long none is waited for.
-const SOON: Duration = Duration::from_millis(500);
+/// How long an answer may take.
+const SOON: Duration = Duration::from_secs(5);
+/// For how long none must come.
+const QUIET: Duration = Duration::from_millis(500);
 const PORT: u16 = 1111;
 /// The router's own addresses: outside of the cluster.
 const OUTSIDE: [IpAddr; 2] = [
@@ -59,8 +61,12 @@ fn store(rig: &Rig) -> Store {
 
 /// Of the pod's, or of the router's, on its fixed port.
 fn socket(rig: &Rig, inside: bool, address: IpAddr) -> UdpSocket {
+    socket_at(rig, inside, SocketAddr::new(address, PORT))
+}
+
+fn socket_at(rig: &Rig, inside: bool, address: SocketAddr) -> UdpSocket {
     let netns = if inside { rig.pod_netns(1) } else { &rig.router };
-    let socket = netns.run(|| UdpSocket::bind((address, PORT))).unwrap();
+    let socket = netns.run(|| UdpSocket::bind(address)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket
 }
@@ -69,9 +75,9 @@ fn receive(socket: &UdpSocket) -> Option<SocketAddr> {
     socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from)
 }
 
-/// Whom the outside sees when the pod sends from `address`.
-fn seen(rig: &Rig, address: IpAddr, outside: &UdpSocket) -> Option<SocketAddr> {
-    let pod = socket(rig, true, address);
+/// Whom the outside sees when the pod sends from `address`; port 0: any.
+fn seen(rig: &Rig, address: SocketAddr, outside: &UdpSocket) -> Option<SocketAddr> {
+    let pod = socket_at(rig, true, address);
     pod.send_to(b"question", outside.local_addr().unwrap()).unwrap();
     let from = receive(outside)?;
     outside.send_to(b"answer", from).unwrap();
@@ -105,7 +111,7 @@ fn asked(rig: &Rig) -> Vec<(UdpSocket, SocketAddr)> {
     let ask = |(number, address): (usize, IpAddr)| {
         let outside = socket(rig, false, OUTSIDE[number]);
         let from = wait_for(format!("{address} is answered"), LIMIT, || {
-            Ok(seen(rig, address, &outside).filter(|from| from.ip() == nodes[number]))
+            Ok(seen(rig, SocketAddr::new(address, PORT), &outside).filter(|from| from.ip() == nodes[number]))
         });
         (outside, from.unwrap_or_else(|error| panic!("{error}\n{}", rig.log(1))))
     };
@@ -115,6 +121,7 @@ fn asked(rig: &Rig) -> Vec<(UdpSocket, SocketAddr)> {
 fn nobody_gets_what_was_anothers(rig: &Rig, asked: &[(UdpSocket, SocketAddr)]) {
     for ((outside, from), address) in asked.iter().zip(pod(1)) {
         let next = socket(rig, true, address);
+        next.set_read_timeout(Some(QUIET)).unwrap();
         outside.send_to(b"late", from).unwrap();
         assert_eq!(receive(&next), None, "the next pod with {address}");
     }
@@ -193,8 +200,9 @@ fn a_pod_outside_of_the_nodes_prefixes_is_masqueraded_while_it_lives() {
     let outside = socket(&rig, false, OUTSIDE[0]);
     for round in ["first", "second"] {
         attach(&rig, round, &[address]);
+        // A flow goes on as it began: each time another port.
         let is_seen = |as_whom: IpAddr| {
-            Ok(seen(&rig, address, &outside).filter(|from| from.ip() == as_whom))
+            Ok(seen(&rig, SocketAddr::new(address, 0), &outside).filter(|from| from.ip() == as_whom))
         };
         wait_for("it is masqueraded", LIMIT, || is_seen(node_v4(1).into())).unwrap();
         detach(&rig, round);

@@ -100,7 +100,10 @@ where
         self.forget_key(&value.reply_key(), place)?;
         // The programs may have given the place to another flow meanwhile.
         if self.occupant(place)?.is_some() {
-            self.flows.set(place.slot, FlowValue::FREE, 0).map_err(io_error).map_err(failed("write to", A::FLOWS))?;
+            self.flows
+                .set(place.slot, FlowValue::FREE, 0)
+                .map_err(io_error)
+                .map_err(failed("write to", A::FLOWS))?;
         }
         Ok(true)
     }

@@ -88,11 +88,11 @@ impl Addresses {
     /// Keeps on for ever. What fails is logged once and tried again.
     pub async fn run(self, folder: PathBuf) {
         let (this, bell) = (Arc::new(self), Bell::new(&folder));
-        let (mut known, mut complaint) = (None, String::new());
+        let (mut known, mut given_back, mut complaint) = (None, BTreeSet::new(), String::new());
         loop {
             bell.renew();
             let start = Instant::now();
-            let pause = match this.round(&mut known).await {
+            let pause = match this.round(&mut known, &mut given_back).await {
                 Ok(()) => {
                     complaint.clear();
                     LOOK
@@ -106,22 +106,30 @@ impl Addresses {
                     RETRY
                 }
             };
-            let rest = start.elapsed() * REST;
+            time::sleep((start.elapsed() * REST).max(PAUSE)).await;
             tokio::select! {
-                () = bell.rings() => {}
+                names = bell.removals() => {
+                    let names = names.iter().filter_map(|name| name.to_str());
+                    given_back.extend(names.flat_map(Store::addresses_in_name));
+                }
                 () = time::sleep(pause) => {}
             }
-            time::sleep_until(start + rest.max(PAUSE)).await;
         }
     }
 
-    async fn round(self: &Arc<Self>, known: &mut Option<Known>) -> Result<(), FollowError> {
-        let (this, before) = (Arc::clone(self), known.clone());
+    /// Forgets what was `given_back` when it was dealt with.
+    async fn round(
+        self: &Arc<Self>,
+        known: &mut Option<Known>,
+        given_back: &mut BTreeSet<IpAddr>,
+    ) -> Result<(), FollowError> {
+        let (this, before, gone) = (Arc::clone(self), known.clone(), given_back.clone());
         let now = task::spawn_blocking(move || match before {
             None => this.begin(),
-            Some(before) => this.go_on(before),
+            Some(before) => this.go_on(before, gone),
         });
         let now = now.await??;
+        given_back.clear();
         self.held.send_if_modified(|held| {
             let all: BTreeSet<IpAddr> = now.holders.keys().copied().collect();
             let is_new = held.as_deref() != Some(&all);
@@ -155,10 +163,11 @@ impl Addresses {
         Ok(Known { holders, strays })
     }
 
-    fn go_on(&self, Known { holders: before, mut strays }: Known) -> Result<Known, FollowError> {
+    /// `gone`: addresses of which a file was removed, whoever has them now.
+    fn go_on(&self, before: Known, mut gone: BTreeSet<IpAddr>) -> Result<Known, FollowError> {
         let store = Store::open(&self.run_dir)?;
-        let holders = store.held()?;
-        let gone = given_back(&before, &holders);
+        let (holders, mut strays) = (store.held()?, before.strays);
+        gone.extend(given_back(&before.holders, &holders));
         if !gone.is_empty() {
             self.forget(|address| gone.contains(&address), |_| true)?;
         }
@@ -195,7 +204,8 @@ fn ages(store: &Store) -> Result<BTreeMap<IpAddr, Duration>, StoreError> {
     let now = SystemTime::now();
     let age = |seconds| now.duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap_or_default();
     let attachments = store.list()?;
-    let of = |it: &Attachment| it.addresses.iter().map(|address| (*address, age(it.since))).collect::<Vec<_>>();
+    let of =
+        |it: &Attachment| it.addresses.iter().map(|address| (*address, age(it.since))).collect::<Vec<_>>();
     Ok(attachments.iter().flat_map(of).collect())
 }
 
