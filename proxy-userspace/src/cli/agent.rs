@@ -34,10 +34,10 @@ use crate::{
     devices::{self, Choice},
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
-    pods::{addresses::Addresses, host_ports::HostPorts},
+    pods::{addresses::Addresses, host_ports::HostPorts, room},
     reconcile::{self, Event, Loop, Progress, Reconciler},
     routing::{FactsFile, Router},
-    watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
+    watch::{self, EventSink, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
 /// Changes that wait to be taken in; the sources wait when there are more.
@@ -80,6 +80,7 @@ fn data_plane_config(config: &Config) -> DataPlaneConfig {
         cgroup: config.cgroup.clone(),
         capacities: config.capacities,
         own_pods: config.pods.enabled,
+        alone: true,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
         pacing: config.packet.pacing,
@@ -129,6 +130,8 @@ struct Parts {
     choices: watch_value::Receiver<Option<Arc<Choice>>>,
     /// What became of putting programs on them.
     devices: Arc<DeviceStates>,
+    /// Where warnings about objects go.
+    warnings: EventSink,
     /// Rings when UDP sockets may be connected to backends that left.
     left: Arc<Notify>,
 }
@@ -139,11 +142,15 @@ impl Parts {
         let needs_node = matches!(config.source, SourceConfig::Kubernetes { .. });
         let (publisher, choices) = watch_value::channel(None);
         task::spawn(devices::watch(config.packet.selection.clone(), publisher));
+        let source = source(config, data_plane.succeeds_another());
+        let (warnings, events) = watch::event_sink(&source, &config.node_name);
+        task::spawn(events.run());
         Ok(Self {
             choices,
             devices: Arc::default(),
             observer: Arc::new(data_plane.observer()?),
-            source: source(config, data_plane.succeeds_another()),
+            source,
+            warnings,
             readiness: Arc::new(
                 Readiness::new(progress, Arc::clone(&sources), needs_node)
                     .with_devices()
@@ -179,8 +186,7 @@ impl Parts {
     }
 
     fn loop_settings(&self, config: &Config, questions: mpsc::Sender<Event>) -> reconcile::Settings {
-        let (sink, publisher) = watch::event_sink(&self.source, &config.node_name);
-        task::spawn(publisher.run());
+        let sink = self.warnings.clone();
         let left = Arc::clone(&self.left);
         let (observer, metrics) = (Arc::clone(&self.observer), self.metrics.clone());
         task::spawn(reconcile::end_udp_sockets(Arc::clone(&left), questions, observer, metrics.clone()));
@@ -227,8 +233,9 @@ impl Parts {
         let settings = config.pods.routing.clone();
         let (sender, nodes) = watch_value::channel(None);
         let pins = {
-            let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
-            data_plane.repair_guards()?;
+            let data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+            // The keeper of guards puts them on the pods that are there, and counts.
+            data_plane.pin_guards()?;
             data_plane.guard_pins()?
         };
         let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
@@ -298,6 +305,9 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         task::spawn(guards.run());
+        let warnings = self.warnings.clone();
+        let tell = move |warning: &desired::Warning| warnings.publish(warning);
+        task::spawn(room::watch(config.run_dir.clone(), config.node_name.clone(), tell));
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
         Ok(Some(ports))
@@ -309,7 +319,8 @@ impl Parts {
         questions: mpsc::Sender<Event>,
         pods: Option<Arc<HostPorts>>,
     ) -> Result<(), CliError> {
-        let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources));
+        let run_dir = config.pods.enabled.then(|| config.run_dir.clone());
+        let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources), run_dir);
         let metrics = health::metrics_router(Arc::new(Exposition::new(&self.metrics, read)));
         task::spawn(health::serve("metrics", config.metrics_address, metrics));
         let router = health::health_router(Arc::clone(&self.readiness));
@@ -325,6 +336,7 @@ impl Parts {
             socket_lb: config.packet.socket_lb,
             questions,
             pods,
+            run_dir: config.run_dir.clone(),
         };
         task::spawn(control::serve(&config.run_dir.join(CONTROL_SOCKET), Arc::new(state))?);
         Ok(())

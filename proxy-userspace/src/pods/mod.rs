@@ -7,5 +7,6 @@ pub mod addresses;
 pub mod host_ports;
 pub mod install;
 pub mod repair;
+pub mod room;
 #[cfg(test)]
 pub(crate) mod sample;
