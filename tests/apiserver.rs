@@ -6,6 +6,9 @@
     reason = "a test may stop at the first surprise"
 )]
 
+#[path = "apiserver/nodes.rs"]
+mod nodes;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
@@ -74,13 +77,14 @@ struct World {
 impl World {
     fn start() -> Self {
         let (control_plane, cluster) = control_plane();
+        let lab = Lab::new().unwrap();
         let mut world = Self {
             agent: None,
             pods: HashMap::new(),
-            lab: Lab::new().unwrap(),
             cgroup: Cgroup::new().unwrap(),
             bpffs: BpfFs::new().unwrap(),
-            proxy: Proxy::start(control_plane.api_port()).unwrap(),
+            proxy: Proxy::start_inside(&lab.node, control_plane.api_port()).unwrap(),
+            lab,
             cluster,
             control_plane,
         };
@@ -94,7 +98,8 @@ impl World {
         let timeout = WATCH_TIMEOUT.as_secs().to_string();
         let arguments =
             ["--kubeconfig", kubeconfig.to_str().unwrap(), "--node-name", NODE, "--watch-timeout", &timeout];
-        let agent = Agent::start(&self.cgroup, &self.bpffs, self.control_plane.dir(), &arguments);
+        let (node, dir) = (&self.lab.node, self.control_plane.dir());
+        let agent = Agent::start_inside(node, &self.cgroup, &self.bpffs, dir, &arguments);
         self.agent = Some(agent.unwrap());
     }
 

@@ -4,13 +4,13 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, text},
+    encoding::{DescriptorEncoder, MetricEncoder, text},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
@@ -23,6 +23,10 @@ pub type Label = [(&'static str, &'static str); 1];
 pub struct Metrics {
     /// From the beginning of a computation of changes to the last write, in seconds.
     pub sync_duration: Histogram,
+    /// When a change was taken in last, and when all changes were written last, in seconds since 1970.
+    pub last_change: Timestamp,
+    /// See [`Metrics::last_change`].
+    pub last_sync: Timestamp,
     /// From the receipt of a change to the write that makes it visible, in seconds.
     pub programming_latency: Histogram,
     /// Writes to the maps by kind.
@@ -39,12 +43,22 @@ pub struct Metrics {
     pub sockets_destroyed: Counter,
     /// Leftovers of pods that were removed, by kind.
     pub pod_repairs: Family<Label, Counter>,
+    /// Flows that were removed because a pod gave its address back.
+    pub released_flows: Counter,
     /// Services that are served.
     pub services: Gauge,
     /// Frontends of these Services.
     pub frontends: Gauge,
     /// Distinct backends of these Services.
     pub backends: Gauge,
+}
+
+/// A moment in seconds since 1970; 0: never.
+pub type Timestamp = Gauge<f64, AtomicU64>;
+
+/// Now, for a [`Timestamp`].
+pub fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
 /// Upper bounds of the buckets of [`Metrics::programming_latency`]: 0.1 ms to 10 s.
@@ -55,6 +69,8 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             sync_duration: Histogram::new(LATENCY_BUCKETS),
+            last_change: Timestamp::default(),
+            last_sync: Timestamp::default(),
             programming_latency: Histogram::new(LATENCY_BUCKETS),
             map_writes: Family::default(),
             sync_errors: Counter::default(),
@@ -63,6 +79,7 @@ impl Default for Metrics {
             audits: Counter::default(),
             sockets_destroyed: Counter::default(),
             pod_repairs: Family::default(),
+            released_flows: Counter::default(),
             services: Gauge::default(),
             frontends: Gauge::default(),
             backends: Gauge::default(),
@@ -73,6 +90,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Puts every metric into `registry` under its public name.
     pub fn register(&self, registry: &mut Registry) {
+        self.register_as_kube_proxy(registry.sub_registry_with_prefix("kubeproxy"));
         let sheave = registry.sub_registry_with_prefix("sheave");
         register_process(sheave);
         sheave.register(
@@ -106,9 +124,23 @@ impl Metrics {
             "Leftovers of pods that were removed by kind",
             self.pod_repairs.clone(),
         );
+        let help = "Flows removed because a pod gave its address back";
+        sheave.register("released_flows", help, self.released_flows.clone());
         sheave.register("services", "Services that are served", self.services.clone());
         sheave.register("frontends", "Frontends that are served", self.frontends.clone());
         sheave.register("backends", "Distinct backends of all Services", self.backends.clone());
+    }
+}
+
+impl Metrics {
+    /// Under the names of kube-proxy (`pkg/proxy/metrics` of Kubernetes), for its dashboards: those that mean the same here.
+    fn register_as_kube_proxy(&self, kubeproxy: &mut Registry) {
+        let help = "Time to compute and write one batch of changes";
+        kubeproxy.register("sync_proxy_rules_duration_seconds", help, self.sync_duration.clone());
+        let help = "When all changes were written last, seconds since 1970";
+        kubeproxy.register("sync_proxy_rules_last_timestamp_seconds", help, self.last_sync.clone());
+        let help = "When a change was taken in last, seconds since 1970";
+        kubeproxy.register("sync_proxy_rules_last_queued_timestamp_seconds", help, self.last_change.clone());
     }
 }
 
@@ -156,14 +188,21 @@ fn encode_reading(encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> Res
     let kind = if reading.is_counter { MetricType::Counter } else { MetricType::Gauge };
     let mut metric = encoder.encode_descriptor(reading.name, reading.help, None, kind)?;
     for (labels, value) in &reading.values {
-        let mut labelled = metric.encode_family(labels)?;
-        if reading.is_counter {
-            labelled.encode_counter::<[(&str, &str); 0], _, f64>(value, None)?;
+        if labels.is_empty() {
+            encode_value(&mut metric, reading.is_counter, *value)?;
         } else {
-            labelled.encode_gauge(value)?;
+            encode_value(&mut metric.encode_family(labels)?, reading.is_counter, *value)?;
         }
     }
     Ok(())
+}
+
+fn encode_value(metric: &mut MetricEncoder<'_>, is_counter: bool, value: f64) -> Result<(), fmt::Error> {
+    if is_counter {
+        metric.encode_counter::<[(&str, &str); 0], _, f64>(&value, None)
+    } else {
+        metric.encode_gauge(&value)
+    }
 }
 
 /// All metrics of a process, ready to be printed.
@@ -223,6 +262,8 @@ mod tests {
         metrics.map_writes.get_or_create(&[("op", "service")]).inc_by(2);
         metrics.drift_repaired.inc();
         metrics.refused_services.set(4);
+        metrics.sync_duration.observe(0.1);
+        metrics.last_change.set(5.5);
         let text = exposition(&metrics);
         let expected = [
             "sheave_map_writes_total{op=\"service\"} 2\n",
@@ -231,6 +272,9 @@ mod tests {
             "sheave_map_entries{map=\"ring\"} 7.0\n",
             "sheave_datapath_total{outcome=\"connect_tcp\"} 3.0\n",
             "sheave_build_info{version=\"",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count 1\n",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0\n",
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 5.5\n",
             "# EOF\n",
         ];
         for line in expected {

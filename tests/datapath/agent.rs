@@ -6,9 +6,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use sheave_tests::agent::Agent;
+use sheave_tests::bpffs::BpfFs;
+use sheave_tests::cgroup::Cgroup;
 use sheave_tests::client::{ask_connected, ask_tcp, connected_udp};
+use sheave_tests::netns::Netns;
 
-use crate::node::{LIMIT, Node, complaint, service};
+use crate::node::{LIMIT, Node, START_LIMIT, complaint, service};
 use crate::world::{PORT, REFUSED, VIP_B, errno, vip, vip6};
 
 /// Hooks that the agent attaches to.
@@ -202,4 +205,34 @@ fn never_lists(node: &Node, kubeconfig: &str, capacity: &str) -> Agent {
     let monitor = node.sheave(&["monitor"]);
     assert!(complaint(&monitor).contains("not attached yet"), "{monitor:?}");
     agent
+}
+
+#[test]
+fn an_agent_with_other_folders_on_the_same_cgroup_or_network_namespace_is_refused() {
+    let node = Node::new();
+    let first = node.ready();
+    let (host, lab) = (&node.world.host, &node.world.lab);
+    let folder = node.manifests.path().to_str().unwrap();
+    let elsewhere = (Cgroup::new().unwrap(), Netns::new().unwrap());
+    let cases = [
+        (&host.cgroup, &elsewhere.1, Some("works on the cgroup")),
+        (&elsewhere.0, &lab.node, Some("works on this network namespace")),
+        (&elsewhere.0, &elsewhere.1, None),
+    ];
+    for (cgroup, netns, refusal) in cases {
+        let (bpffs, dir) = (BpfFs::new().unwrap(), tempfile::tempdir().unwrap());
+        let arguments = ["--node-name", "node-a", "--manifests", folder];
+        let mut second = Agent::start_inside(netns, cgroup, &bpffs, dir.path(), &arguments).unwrap();
+        let started = second.wait_until_ready(START_LIMIT);
+        let log = second.log();
+        match refusal {
+            None => started.unwrap(),
+            Some(words) => {
+                assert!(started.is_err() && log.contains(words), "{log}");
+                let pid = format!("pid {}", first.pid().unwrap());
+                assert!(log.contains(&pid) && log.contains("agent.lock"), "{log}");
+            }
+        }
+    }
+    node.until_only(&["a", "b", "c"]);
 }

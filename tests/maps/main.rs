@@ -13,6 +13,7 @@
 mod capacity;
 mod content;
 mod devices;
+mod forget;
 mod guard;
 mod guard_limits;
 mod guard_rules;

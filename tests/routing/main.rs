@@ -9,6 +9,7 @@
 )]
 
 mod changes;
+mod holders;
 mod matrix;
 mod repair;
 mod rig;

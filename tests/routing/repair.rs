@@ -1,5 +1,7 @@
 //! Others remove or change what the agent made; the agent mends it, touches nothing of theirs, and cleans up.
 
+use std::fs;
+
 use proxy_core::nodes::vtep_mac;
 use sheave_tests::wait::wait_for;
 
@@ -36,6 +38,27 @@ fn what_others_remove_or_change_is_repaired() {
         rig.await_all_reach_all();
     }
     assert!(rig.log(1).contains("repaired"), "{}", rig.log(1));
+}
+
+/// Long before the next look at everything.
+#[test]
+fn forwarding_that_somebody_switches_off_is_switched_on_at_once_and_reported() {
+    let mut rig = Rig::new(Underlay::Both);
+    rig.launch(1, &[]);
+    rig.wait_until_told(1);
+    for (switch, name) in [
+        ("ipv4/ip_forward", "net.ipv4.ip_forward"),
+        ("ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
+    ] {
+        rig.node(1).sysctl(switch, "0").unwrap();
+        let is_on = || {
+            rig.node(1).run(|| fs::read_to_string(format!("/proc/sys/net/{switch}"))).unwrap().trim() == "1"
+        };
+        wait_for(format!("{switch} is on"), LIMIT, || Ok(is_on().then_some(())))
+            .unwrap_or_else(|error| panic!("{error}\n{}", rig.log(1)));
+        let line = format!("somebody had switched it off; switched on again, for pods switch=\"{name} = 1\"");
+        wait_for("it is reported", LIMIT, || Ok(rig.log(1).contains(&line).then_some(()))).unwrap();
+    }
 }
 
 #[test]

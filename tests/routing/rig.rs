@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -171,6 +172,11 @@ impl Rig {
 
     pub(crate) fn facts(&self, number: u8) -> Option<NodeFacts> {
         self.host(number).facts()
+    }
+
+    /// The run folder of a node's agent.
+    pub(crate) fn run_dir(&self, number: u8) -> PathBuf {
+        self.host(number).dir.path().join("run")
     }
 
     /// Our routes on a node, without those to its own pods, as `ip` shows them.

@@ -111,6 +111,14 @@ impl Cluster {
     pub fn create_node(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
         let node = json!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } } });
         self.create::<Node>(node, Api::all)?;
+        self.set_node_addresses(name, addresses)
+    }
+
+    /// What a kubelet reports of its node.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub fn set_node_addresses(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
         let addresses: Vec<_> =
             addresses.iter().map(|address| json!({ "type": "InternalIP", "address": address })).collect();
         let status = json!({ "status": { "addresses": addresses } });
@@ -118,6 +126,27 @@ impl Cluster {
             let nodes = Api::<Node>::all(client);
             nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
             Ok(())
+        })
+    }
+
+    /// # Errors
+    /// The API server refuses it.
+    pub fn delete_node(&self, name: &str) -> Result<()> {
+        self.call(async |client| {
+            Api::<Node>::all(client).delete(name, &DeleteParams::default()).await?;
+            Ok(())
+        })
+    }
+
+    /// The prefixes that the controller has given a node, one of each family.
+    ///
+    /// # Errors
+    /// There are none within `limit`.
+    pub fn pod_cidrs(&self, node: &str, limit: Duration) -> Result<Vec<String>> {
+        wait_for(format!("{node} has prefixes for pods"), limit, || {
+            let node = self.call(async |client| Ok(Api::<Node>::all(client).get(node).await?))?;
+            let cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+            Ok((cidrs.len() == 2).then_some(cidrs))
         })
     }
 
@@ -254,13 +283,25 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer.
     pub fn events_about(&self, service: &str) -> Result<Vec<String>> {
+        self.events("Service", service)
+    }
+
+    /// The reasons of the Events about a Node.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn events_about_node(&self, node: &str) -> Result<Vec<String>> {
+        self.events("Node", node)
+    }
+
+    fn events(&self, kind: &str, name: &str) -> Result<Vec<String>> {
         let events = self.call(async |client| {
             Ok(Api::<Event>::namespaced(client, NAMESPACE).list(&ListParams::default()).await?)
         })?;
         let about = events.items.into_iter().filter(|event| {
             let regarding = event.regarding.as_ref();
             regarding.is_some_and(|object| {
-                object.kind.as_deref() == Some("Service") && object.name.as_deref() == Some(service)
+                object.kind.as_deref() == Some(kind) && object.name.as_deref() == Some(name)
             })
         });
         Ok(about.filter_map(|event| event.reason).collect())

@@ -29,7 +29,9 @@ const ATTEMPTS: u32 = 3;
 /// Those the tests rely on. Left out above all: the one that marks pods of silent nodes not ready,
 /// because there is no kubelet here.
 const CONTROLLERS: &str = "endpointslice-controller,serviceaccount-controller,namespace-controller,\
-    deployment-controller,replicaset-controller";
+    deployment-controller,replicaset-controller,node-ipam-controller";
+/// Out of which every Node gets a prefix of each family.
+pub const POD_RANGES: &str = "10.244.0.0/16,fd00:10:244::/48";
 
 /// Who may talk to the API server, each with a token of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,6 +287,9 @@ impl Site {
         command.arg("--kubeconfig").arg(kubeconfig).args([
             &format!("--controllers={CONTROLLERS}"),
             "--leader-elect=false",
+            "--allocate-node-cidrs",
+            &format!("--cluster-cidr={POD_RANGES}"),
+            &format!("--service-cluster-ip-range={SERVICE_RANGES}"),
             "--secure-port=0",
             "--kube-api-qps=300",
             "--kube-api-burst=600",

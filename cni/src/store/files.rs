@@ -3,7 +3,8 @@
 //! `<run_dir>/cni/attachments/` has one file for each attachment: its name says the hash of the id, which addresses it
 //! has and whether it has ports, so that a listing of the folder is the index; its text is the record as JSON. One rename
 //! makes an attachment, one unlink ends it: whatever a process is killed at, the folder is right.
-//! `<run_dir>/cni/addresses` is the pool, `<run_dir>/cni/boot` the boot that all of it belongs to. Must not know how an address is chosen.
+//! `<run_dir>/cni/addresses` is the pool, `<run_dir>/cni/exhausted` counts requests for which it had nothing,
+//! `<run_dir>/cni/boot` is the boot that all of it belongs to. Must not know how an address is chosen.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -20,7 +21,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{StoreError, pool::Pool};
+use super::{StoreError, pool::Pool, room::Exhaustion};
 use crate::{
     facts::CNI_DIR,
     record::{Attachment, AttachmentId, HOST_DEVICE_PREFIX},
@@ -29,6 +30,7 @@ use crate::{
 const ATTACHMENTS: &str = "attachments";
 const POOL: &str = "addresses";
 const BOOT: &str = "boot";
+const EXHAUSTION: &str = "exhausted";
 /// Another text after each start of the kernel (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Beside the folder of attachments: who watches that folder sees whole files only.
@@ -72,6 +74,7 @@ impl Files {
         if known().is_some_and(|boot| boot != now) {
             locked.entries()?.iter().try_for_each(|entry| locked.remove(entry))?;
             locked.put_pool(&Pool::default())?;
+            locked.put_exhaustion(&Exhaustion::default())?;
         }
         locked.replace(&path, now.as_bytes())
     }
@@ -185,6 +188,19 @@ impl Locked<'_> {
         self.replace(&self.files.cni.join(POOL), pool.to_string().as_bytes())
     }
 
+    /// Requests for which there was no address; `None`: missing or damaged.
+    pub(super) fn exhaustion(&self) -> Option<Exhaustion> {
+        serde_json::from_slice(&fs::read(self.files.cni.join(EXHAUSTION)).ok()?).ok()
+    }
+
+    /// Replaces what is known of them.
+    pub(super) fn put_exhaustion(&self, exhaustion: &Exhaustion) -> Result<(), StoreError> {
+        let path = self.files.cni.join(EXHAUSTION);
+        let text = serde_json::to_vec(exhaustion).map_err(io::Error::from);
+        let text = text.map_err(|source| StoreError::File { action: "write", path: path.clone(), source })?;
+        self.replace(&path, &text)
+    }
+
     /// In one step. What a killed process left behind is overwritten. No fsync: the folder is on tmpfs and should not
     /// outlive the pods.
     fn replace(&self, path: &Path, text: &[u8]) -> Result<(), StoreError> {
@@ -237,7 +253,7 @@ impl Entry {
         self.hash & DEVICE == id.hash() & DEVICE
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         let (hash, rest) = name.split_at_checked(16)?;
         let hash = u64::from_str_radix(hash, 16).ok()?;
         let mut parts = rest.split(',');

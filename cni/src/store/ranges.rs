@@ -62,6 +62,12 @@ impl Ranges {
             && self.spans.iter().any(|(first, last)| (*first..=*last).contains(&wanted))
     }
 
+    /// How many there are.
+    pub(super) fn capacity(&self) -> u128 {
+        let number = |(first, last): &(u128, u128)| last.saturating_sub(*first).saturating_add(1);
+        self.spans.iter().map(number).fold(0, u128::saturating_add)
+    }
+
     /// Every address once, from the one after `last` on, round to `last` itself.
     pub(super) fn after(&self, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
         let last = last.filter(|address| self.contains(*address)).map(number);

@@ -295,3 +295,40 @@ fn the_files_of_others_are_left_alone() {
     store.release(&id("a")).unwrap();
     assert_eq!(files(store.folder()).len(), 5);
 }
+
+#[test]
+fn how_full_ranges_are_and_how_often_none_was_free_is_told() {
+    let (_folder, store) = store();
+    let ranges: Vec<IpNetwork> = dual().ranges;
+    for number in 0..5 {
+        store.reserve(attachment(&number.to_string()), &dual()).unwrap();
+    }
+    let room = store.room(&ranges).unwrap();
+    assert_eq!((room[0].range, room[0].capacity, room[0].used), (ranges[0], 5, 5));
+    assert_eq!((room[1].capacity, room[1].used), ((1 << 64) - 2, 5));
+    assert_eq!(store.exhaustion().unwrap(), Exhaustion::default());
+    for count in 1..=2 {
+        assert!(matches!(store.reserve(attachment("x"), &dual()), Err(StoreError::Exhausted { .. })));
+        let told = store.exhaustion().unwrap();
+        assert_eq!((told.count, &told.ranges[..]), (count, &ranges[..1]));
+        assert!(told.last > 1_600_000_000);
+    }
+    store.release(&id("0")).unwrap();
+    assert_eq!(store.room(&ranges).unwrap()[0].used, 4);
+    store.reserve(attachment("x"), &dual()).unwrap();
+    assert_eq!(store.exhaustion().unwrap().count, 2);
+}
+
+#[test]
+fn the_name_of_a_file_tells_addresses_and_the_folder_their_holders() {
+    let (_folder, store) = store();
+    let one = store.reserve(attachment("a"), &dual()).unwrap();
+    let name = files(store.folder()).remove(0);
+    assert_eq!(Store::addresses_in_name(&name), one.addresses);
+    assert!(Store::addresses_in_name(".fresh").is_empty());
+    let held = store.held().unwrap();
+    assert_eq!(
+        held.into_iter().collect::<Vec<_>>(),
+        one.addresses.iter().map(|it| (*it, id("a").hash())).collect::<Vec<_>>()
+    );
+}

@@ -200,6 +200,8 @@ pub enum WarningReason {
     AddressConflict,
     /// The Service does not fit into the kernel maps; what it had before stays in force.
     NoRoom,
+    /// A pod was refused: every address that pods of the Node may have is some pod's.
+    NoPodAddress,
 }
 
 impl FrontendKind {
@@ -234,6 +236,7 @@ impl WarningReason {
             Self::WrongAddressFamily => "WrongAddressFamily",
             Self::AddressConflict => "AddressConflict",
             Self::NoRoom => "NoRoom",
+            Self::NoPodAddress => "NoPodAddress",
         }
     }
 }

@@ -14,7 +14,6 @@ use proxy_core::{
     desired::{self, NodePortAddresses},
     diff,
     model::{self, Source},
-    nodes::Plan,
 };
 use tokio::{
     runtime,
@@ -36,10 +35,10 @@ use crate::{
     devices::{self, Choice},
     health::{self, Readiness},
     metrics::{Exposition, Metrics},
-    pods::host_ports::HostPorts,
+    pods::{addresses::Addresses, host_ports::HostPorts, room},
     reconcile::{self, Event, Loop, Progress, Reconciler},
     routing::{FactsFile, Router},
-    watch::{self, KubeSettings, NodesSender, WatchError, WatchStatus},
+    watch::{self, EventSink, KubeSettings, NodesSender, WatchError, WatchStatus},
 };
 
 /// Changes that wait to be taken in; the sources wait when there are more.
@@ -83,6 +82,7 @@ fn data_plane_config(config: &Config, pacing: Duration) -> DataPlaneConfig {
         cgroup: config.cgroup.clone(),
         capacities: config.capacities,
         own_pods: config.pods.enabled,
+        alone: true,
         socket_lb: config.packet.socket_lb,
         packet: config.packet.settings,
         pacing,
@@ -95,7 +95,8 @@ async fn serve(config: Config, data_plane: DataPlane) -> Result<(), CliError> {
     let parts = Parts::new(&config, data_plane)?;
     let (events, queue) = mpsc::channel(QUEUE);
     let loop_ended = parts.start_loop(&config, &events, queue)?;
-    let source_ended = parts.start_sources(&config, events.clone(), parts.start_routing(&config)?);
+    let nodes = parts.start_routing(&config)?;
+    let source_ended = parts.start_sources(&config, events.clone(), nodes);
     let pods = parts.start_pods(&config, &events)?;
     parts.start_servers(&config, events, pods)?;
     task::spawn(parts.keeper(&config).run());
@@ -134,6 +135,8 @@ struct Parts {
     choices: watch_value::Receiver<Option<Arc<Choice>>>,
     /// What became of putting programs on them.
     devices: Arc<DeviceStates>,
+    /// Where warnings about objects go.
+    warnings: EventSink,
     /// Rings when UDP sockets may be connected to backends that left.
     left: Arc<Notify>,
 }
@@ -144,11 +147,15 @@ impl Parts {
         let needs_node = matches!(config.source, SourceConfig::Kubernetes { .. });
         let (publisher, choices) = watch_value::channel(None);
         task::spawn(devices::watch(config.packet.selection.clone(), publisher));
+        let source = source(config, data_plane.succeeds_another());
+        let (warnings, events) = watch::event_sink(&source, &config.node_name);
+        task::spawn(events.run());
         Ok(Self {
             choices,
             devices: Arc::default(),
             observer: Arc::new(data_plane.observer()?),
-            source: source(config, data_plane.succeeds_another()),
+            source,
+            warnings,
             readiness: Arc::new(
                 Readiness::new(progress, Arc::clone(&sources), needs_node)
                     .with_devices()
@@ -184,8 +191,7 @@ impl Parts {
     }
 
     fn loop_settings(&self, config: &Config, questions: mpsc::Sender<Event>) -> reconcile::Settings {
-        let (sink, publisher) = watch::event_sink(&self.source, &config.node_name);
-        task::spawn(publisher.run());
+        let sink = self.warnings.clone();
         let left = Arc::clone(&self.left);
         let (observer, metrics) = (Arc::clone(&self.observer), self.metrics.clone());
         task::spawn(reconcile::end_udp_sockets(Arc::clone(&left), questions, observer, metrics.clone()));
@@ -232,26 +238,33 @@ impl Parts {
         let settings = config.pods.routing.clone();
         let (sender, nodes) = watch_value::channel(None);
         let pins = {
-            let mut data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
-            data_plane.repair_guards()?;
+            let data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+            // The keeper of guards puts them on the pods that are there, and counts.
+            data_plane.pin_guards()?;
             data_plane.guard_pins()?
         };
         let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
         let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());
+        let addresses = self.addresses(config);
         if config.packet.settings.masquerade != 0 {
-            task::spawn(self.masquerade_keeper(config, router.plans()).run());
+            let keeper = MasqueradeKeeper {
+                data_plane: Arc::clone(&self.data_plane),
+                exempt: config.packet.masquerade.exempt.clone(),
+                plans: router.plans(),
+                held: addresses.held(),
+            };
+            task::spawn(keeper.run());
         }
+        let folder = Store::open(&config.run_dir)?.folder().to_owned();
+        task::spawn(addresses.run(folder));
         task::spawn(router.run());
         Ok(Some(sender))
     }
 
-    fn masquerade_keeper(
-        &self,
-        config: &Config,
-        plans: watch_value::Receiver<Option<Arc<Plan>>>,
-    ) -> MasqueradeKeeper {
-        let (data_plane, exempt) = (Arc::clone(&self.data_plane), config.packet.masquerade.exempt.clone());
-        MasqueradeKeeper { data_plane, exempt, plans, run_dir: config.run_dir.clone() }
+    fn addresses(&self, config: &Config) -> Addresses {
+        let data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = self.metrics.released_flows.clone();
+        Addresses::new(config.run_dir.clone(), data_plane.flow_table(), removed)
     }
 
     /// The result is ready when the source of objects has ended, which it must not.
@@ -297,6 +310,9 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         task::spawn(guards.run());
+        let warnings = self.warnings.clone();
+        let tell = move |warning: &desired::Warning| warnings.publish(warning);
+        task::spawn(room::watch(config.run_dir.clone(), config.node_name.clone(), tell));
         let (run_dir, pin_dir) = (config.run_dir.clone(), config.pin_dir.clone());
         task::spawn(heartbeat::beat(config.run_dir.clone()));
         task::spawn(PodKeeper { run_dir, pin_dir, metrics: self.metrics.clone() }.run());
@@ -309,7 +325,8 @@ impl Parts {
         questions: mpsc::Sender<Event>,
         pods: Option<Arc<HostPorts>>,
     ) -> Result<(), CliError> {
-        let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources));
+        let run_dir = config.pods.enabled.then(|| config.run_dir.clone());
+        let read = scrape::read_at_scrape(Arc::clone(&self.observer), Arc::clone(&self.sources), run_dir);
         let metrics = health::metrics_router(Arc::new(Exposition::new(&self.metrics, read)));
         task::spawn(health::serve("metrics", config.metrics_address, metrics));
         let router = health::health_router(Arc::clone(&self.readiness));
@@ -325,6 +342,7 @@ impl Parts {
             socket_lb: config.packet.socket_lb,
             questions,
             pods,
+            run_dir: config.run_dir.clone(),
         };
         task::spawn(control::serve(&config.run_dir.join(CONTROL_SOCKET), Arc::new(state))?);
         Ok(())

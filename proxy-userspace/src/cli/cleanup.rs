@@ -23,7 +23,7 @@ pub(super) fn run(paths: &Paths) -> Result<ExitCode, CliError> {
             "an agent ({holder}) runs with --pin-dir {}; stop it first",
             path.display()
         )),
-        error @ LockError::File { .. } => error.into(),
+        error @ (LockError::Occupied { .. } | LockError::File { .. }) => error.into(),
     })?;
     let mut out = io::stdout().lock();
     for removed in &report.removed {

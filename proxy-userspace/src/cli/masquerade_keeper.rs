@@ -1,15 +1,15 @@
-//! Tells the packet path whose packets leave the cluster with the node's address, from the plans of the router.
+//! Tells the packet path whose packets leave the cluster with the node's address, from the plans of the router and the
+//! addresses that pods have.
 //!
-//! Must not know how a plan comes about.
+//! Must not know how a plan comes about, nor how a pod gets an address.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use cni::store::Store;
 use ipnetwork::IpNetwork;
 use proxy_core::nodes::Plan;
 use tokio::{sync::watch, task, time};
@@ -27,36 +27,44 @@ pub(super) struct MasqueradeKeeper {
     /// Destinations that the administrator exempts besides.
     pub(super) exempt: Vec<IpNetwork>,
     pub(super) plans: watch::Receiver<Option<Arc<Plan>>>,
-    /// Where the plugin keeps its attachments.
-    pub(super) run_dir: PathBuf,
+    /// The addresses of this node's pods.
+    pub(super) held: watch::Receiver<Option<Arc<BTreeSet<IpAddr>>>>,
 }
 
 impl MasqueradeKeeper {
     /// Keeps on until nobody plans any more.
     pub(super) async fn run(mut self) {
+        let mut told = None;
         loop {
-            let plan = self.plans.borrow_and_update().clone();
-            let failed = match plan {
-                Some(plan) => self.tell(&plan).await.err(),
+            let wanted = self.wanted();
+            let failed = match wanted.as_ref().filter(|_| wanted != told) {
+                Some(prefixes) => self.tell(prefixes.clone()).await.err(),
                 None => None,
             };
-            if let Some(reason) = &failed {
-                warn!(reason, "cannot tell the prefixes of egress masquerade; trying again");
+            match &failed {
+                Some(reason) => warn!(reason, "cannot tell the prefixes of egress masquerade; trying again"),
+                None => told = wanted,
             }
             tokio::select! {
                 changed = self.plans.changed() => if changed.is_err() { return },
+                changed = self.held.changed() => if changed.is_err() { return },
                 () = time::sleep(RETRY), if failed.is_some() => {}
             }
         }
     }
 
-    async fn tell(&self, plan: &Plan) -> Result<(), String> {
-        let (data_plane, run_dir) = (Arc::clone(&self.data_plane), self.run_dir.clone());
-        let mut prefixes = prefixes(plan, &self.exempt);
+    /// `None` until both are known.
+    fn wanted(&mut self) -> Option<Masquerade> {
+        let plan = self.plans.borrow_and_update().clone()?;
+        let held = self.held.borrow_and_update().clone()?;
+        let mut prefixes = prefixes(&plan, &self.exempt);
+        add_pods(&mut prefixes, held.iter());
+        Some(prefixes)
+    }
+
+    async fn tell(&self, prefixes: Masquerade) -> Result<(), String> {
+        let data_plane = Arc::clone(&self.data_plane);
         let told = task::spawn_blocking(move || {
-            let store = Store::open(&run_dir).map_err(|error| with_causes(&error))?;
-            let attachments = store.list().map_err(|error| with_causes(&error))?;
-            add_pods(&mut prefixes, attachments.iter().flat_map(|it| &it.addresses));
             let mut data_plane = data_plane.lock().unwrap_or_else(PoisonError::into_inner);
             data_plane.set_masquerade(&prefixes).map_err(|error| with_causes(&error))
         });

@@ -2,14 +2,17 @@
 //!
 //! Must not know how metrics are printed.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+use cni::store::Room;
+use ipnetwork::IpNetwork;
 use proxy_common::{Counter, FlowState};
 use proxy_core::model::Source;
 
 use crate::{
     dataplane::{FlowCounts, MapUsage, Observer, ProgramInfo},
     metrics::{ReadAtScrape, Reading},
+    pods::room,
     watch::{SourceStatus, WatchStatus},
 };
 
@@ -17,15 +20,49 @@ use crate::{
 type Value = (Vec<(&'static str, String)>, f64);
 
 /// Everything that is read at scrape time.
-pub(super) fn read_at_scrape(observer: Arc<Observer>, sources: Arc<WatchStatus>) -> ReadAtScrape {
+/// `run_dir`: where the plugin keeps addresses, if pods are ours.
+pub(super) fn read_at_scrape(
+    observer: Arc<Observer>,
+    sources: Arc<WatchStatus>,
+    run_dir: Option<PathBuf>,
+) -> ReadAtScrape {
     Arc::new(move || {
         let mut readings = of_sources(&sources.sources());
         readings.extend(of_maps(&observer.usage().unwrap_or_default()));
         readings.extend(of_programs(&observer.programs().unwrap_or_default()));
         readings.push(of_counters(&observer.counters().unwrap_or_default()));
         readings.push(of_flows(observer.flow_counts().unwrap_or_default()));
+        if let Some(run_dir) = &run_dir {
+            let room = room::of_node(run_dir).unwrap_or_default();
+            readings.extend(of_room(&room, room::refused(run_dir).unwrap_or_default().count));
+        }
         readings
     })
+}
+
+fn of_room(all: &[Room], refused: u64) -> Vec<Reading> {
+    let of = |value: fn(&Room) -> f64| {
+        let labels = |range: &IpNetwork| {
+            let family = if range.is_ipv4() { "ipv4" } else { "ipv6" };
+            vec![("family", family.to_owned()), ("range", range.to_string())]
+        };
+        all.iter().map(move |room| (labels(&room.range), value(room)))
+    };
+    vec![
+        gauge("pod_addresses", "Addresses that pods of this node may have", of(|room| large(room.capacity))),
+        gauge("pod_addresses_used", "Those of them that pods have", of(|room| number(room.used))),
+        gauge(
+            "pod_addresses_free",
+            "Those of them that no pod has",
+            of(|room| large(room.capacity.saturating_sub(room.used.into()))),
+        ),
+        Reading {
+            name: "pod_addresses_exhausted",
+            help: "Pods that were refused because no address was free, since the node was started",
+            is_counter: true,
+            values: vec![(Vec::new(), number(refused))],
+        },
+    ]
 }
 
 fn of_counters(counters: &[(Counter, u64)]) -> Reading {
@@ -101,6 +138,11 @@ fn labelled(label: &'static str, text: &str, value: f64) -> Value {
     (vec![(label, text.to_owned())], value)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "as below: an IPv6 range has 2^64 addresses")]
+fn large(count: u128) -> f64 {
+    count as f64
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "metrics are floating-point: counts beyond 2^53 lose their last digits"
@@ -161,6 +203,8 @@ mod tests {
             readings.extend(of_programs(&[program]));
             readings.push(of_counters(&[(Counter::ConnectTcp, 1)]));
             readings.push(of_flows([FlowCounts::default(); 2]));
+            let range = "10.1.0.0/24".parse().unwrap();
+            readings.extend(of_room(&[Room { range, capacity: 253, used: 3 }], 1));
             readings
         });
         Exposition::new(&metrics, read).text().unwrap()
@@ -183,7 +227,8 @@ mod tests {
     }
 
     fn names_in_the_page() -> Names {
-        let rows = PAGE.lines().filter(|line| line.starts_with("| `sheave_"));
+        let is_metric = |line: &&str| line.starts_with("| `sheave_") || line.starts_with("| `kubeproxy_");
+        let rows = PAGE.lines().filter(is_metric);
         let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')).collect());
         let named =
             cells.map(|cells: Vec<_>| (cells[1].to_owned(), (cells[2].to_owned(), cells[3].to_owned())));

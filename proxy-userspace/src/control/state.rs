@@ -2,9 +2,12 @@
 //!
 //! Must not know the socket.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
-use cni::record::AttachmentId;
+use cni::{record::AttachmentId, store::Room};
 use proxy_common::SocketLb;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -19,7 +22,10 @@ use super::{
 use crate::{
     dataplane::{DataPlane, Observer},
     health::{Attachment, Readiness},
-    pods::host_ports::{HostPorts, PodCounts},
+    pods::{
+        host_ports::{HostPorts, PodCounts},
+        room,
+    },
     reconcile::{Event, FrontendNames, HostPortsError, ProgressReport, Question},
     watch::SourceStatus,
 };
@@ -42,6 +48,8 @@ pub struct AgentState {
     pub questions: mpsc::Sender<Event>,
     /// Host ports of this node's pods; `None`: pods are not ours.
     pub pods: Option<Arc<HostPorts>>,
+    /// Where the plugin keeps addresses.
+    pub run_dir: PathBuf,
 }
 
 impl AgentState {
@@ -83,7 +91,13 @@ impl AgentState {
             subsystem("sockets", translated(self.socket_lb).to_owned()),
             subsystem("maps", written(progress)),
         ];
-        let pods = self.pods.iter().map(|pods| subsystem("pods", attached_pods(pods.counts())));
+        let pods = self.pods.iter().flat_map(|pods| {
+            let addresses = room::of_node(&self.run_dir).map_err(|error| error.to_string());
+            [
+                subsystem("pods", attached_pods(pods.counts())),
+                subsystem("addresses of pods", given(addresses)),
+            ]
+        });
         own.into_iter().chain(pods).chain(sources).collect()
     }
 
@@ -132,6 +146,20 @@ fn attached_pods(counts: Result<PodCounts, String>) -> String {
     }
 }
 
+/// How full the node's ranges are.
+fn given(ranges: Result<Vec<Room>, String>) -> String {
+    let ranges = match ranges {
+        Err(error) => return format!("unknown: {error}"),
+        Ok(ranges) if ranges.is_empty() => return "the node has no range yet".to_owned(),
+        Ok(ranges) => ranges,
+    };
+    let text = |Room { range, capacity, used }: &Room| {
+        let full = if u128::from(*used) >= *capacity { " (none is free)" } else { "" };
+        format!("{used} of {capacity} of {range}{full}")
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
 /// What is in the maps, and what is not.
 fn written(progress: &ProgressReport) -> String {
     let ProgressReport { services, frontends, error, refused, synced, .. } = progress;
@@ -165,6 +193,15 @@ mod tests {
         let counts = PodCounts { reserved: 2, ..counts };
         assert_eq!(attached_pods(Ok(counts)), "3 attached, 2 being attached, 1 host ports");
         assert_eq!(attached_pods(Err("no disk".to_owned())), "unknown: no disk");
+    }
+
+    #[test]
+    fn how_many_addresses_are_given_is_told_by_range() {
+        let room = |range: &str, capacity, used| Room { range: range.parse().unwrap(), capacity, used };
+        let ranges = vec![room("10.1.0.0/24", 253, 3), room("fd00::/126", 2, 2)];
+        assert_eq!(given(Ok(ranges)), "3 of 253 of 10.1.0.0/24, 2 of 2 of fd00::/126 (none is free)");
+        assert_eq!(given(Ok(Vec::new())), "the node has no range yet");
+        assert_eq!(given(Err("no disk".to_owned())), "unknown: no disk");
     }
 
     #[test]

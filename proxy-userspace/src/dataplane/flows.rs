@@ -75,14 +75,14 @@ impl FlowCounts {
 
 /// What tells whether a flow is over.
 #[derive(Clone, Copy, Debug)]
-struct Clock {
+pub(super) struct Clock {
     /// The programs' clock, `bpf_ktime_get_ns`, in whole seconds.
     now_s: u64,
     settings: PacketSettings,
 }
 
 impl Clock {
-    fn new(settings: PacketSettings) -> Self {
+    pub(super) fn new(settings: PacketSettings) -> Self {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
         let now_s = now.and_then(|now| u64::try_from(now.tv_sec()).ok()).unwrap_or_default();
         Self { now_s, settings }
@@ -213,7 +213,7 @@ where
 }
 
 /// `None` for a free place.
-fn flow<A: Shown>(value: &FlowValue<A>, clock: Clock) -> Option<Flow> {
+pub(super) fn flow<A: Shown>(value: &FlowValue<A>, clock: Clock) -> Option<Flow> {
     let state = in_use(value)?;
     let end = |address: A, port: PortBe| SocketAddr::new(address.into(), port.to_host());
     Some(Flow {

@@ -90,11 +90,14 @@ pub(super) fn pins(definitions: &[MapDefinition], pins: &Pins) -> Result<cni::fa
     })
 }
 
+/// See [`super::DataPlane::pin_guards`].
+pub(super) fn pin(loaded: &Loaded, pins: &Pins) -> Result<(), GuardError> {
+    Side::ALL.into_iter().try_for_each(|side| pin_program(loaded, pins, side))
+}
+
 /// See [`super::DataPlane::repair_guards`].
 pub(super) fn repair(loaded: &Loaded, handles: &MapHandles, pins: &Pins) -> Result<GuardRepair, GuardError> {
-    for side in Side::ALL {
-        pin_program(loaded, pins, side)?;
-    }
+    pin(loaded, pins)?;
     // Filters and records before devices: whoever has one then has, or had, a device.
     let (places, records) = (places()?, records(handles)?);
     let mut repair = GuardRepair::default();

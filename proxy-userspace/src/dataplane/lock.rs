@@ -1,12 +1,14 @@
 //! The locks that keep a second agent away from the same control socket and from the same maps.
 //!
 //! The lock file beside the control socket holds the agent's process id. The pin directory itself is locked besides: an
-//! agent in a container has a run folder of its own and still shares the node's maps. Must not know what the agent does
-//! with them.
+//! agent in a container has a run folder of its own and still shares the node's maps. Two agents with pins of their own
+//! would still take each other's programs off the same pods and sockets, so there is a lock on the cgroup and on the network
+//! namespace, too. Must not know what the agent does with them.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
+    iter,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
@@ -16,12 +18,16 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    unistd::geteuid,
 };
 use thiserror::Error;
+use tracing::warn;
 
 /// Somebody who only asks who holds the lock has it for a moment: try again before believing in another agent.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
+/// The file of the network namespace is the same for everybody in it, and goes with it.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// Why the lock was not obtained or not read.
 #[derive(Debug, Error)]
@@ -34,6 +40,17 @@ pub enum LockError {
         /// The lock file or the pin directory.
         path: PathBuf,
         /// "pid 123", or that it is unknown.
+        holder: String,
+    },
+    /// Another agent works there, with pins of its own.
+    #[error(
+        "another agent ({holder}) works on {what}: each would take the other's programs off pods and sockets; stop one of \
+         them first"
+    )]
+    Occupied {
+        /// The cgroup or the network namespace.
+        what: String,
+        /// Process id and what it has locked besides, as far as this process may know.
         holder: String,
     },
     /// The file or directory could not be used.
@@ -79,6 +96,27 @@ impl Lock {
         }
     }
 
+    /// Takes the lock on what `path` leads to, known to people as `what`.
+    /// `None`: a process of another user holds it, which can be no agent.
+    fn take_place(path: &Path, what: &str) -> Result<Option<Self>, LockError> {
+        let failed = |source| LockError::File { path: path.to_owned(), source };
+        match lock(File::open(path).map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Ok(Some(Self { _file: locked })),
+            Err((place, Errno::EWOULDBLOCK)) => {
+                let pid = owner(&place);
+                if let Some(pid) = pid.filter(|pid| is_of_another_user(*pid)) {
+                    warn!(pid, "a process that is no agent has a lock on {what}; it is ignored");
+                    return Ok(None);
+                }
+                let besides = pid.map(|pid| locked_by(pid, &place)).unwrap_or_default();
+                let besides = besides.iter().map(|path| path.display().to_string());
+                let holder = iter::once(describe(pid)).chain(besides).collect::<Vec<_>>().join(", ");
+                Err(LockError::Occupied { what: what.to_owned(), holder })
+            }
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
     /// Takes the lock on a pin directory, which must exist. Whoever writes there has it, from whatever container.
     pub(super) fn take_directory(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::File { path: path.to_owned(), source };
@@ -98,6 +136,22 @@ impl Lock {
         }
         Ok(Self { _file: locked })
     }
+}
+
+/// Takes the locks of the one agent that works on a cgroup and on this thread's network namespace.
+pub(super) fn take_node(cgroup: &Path) -> Result<Vec<Lock>, LockError> {
+    take_places(cgroup, Path::new(OWN_NETNS))
+}
+
+fn take_places(cgroup: &Path, netns: &Path) -> Result<Vec<Lock>, LockError> {
+    let what = format!("the cgroup {}", cgroup.display());
+    let places = [Lock::take_place(cgroup, &what)?, Lock::take_place(netns, "this network namespace")?];
+    Ok(places.into_iter().flatten().collect())
+}
+
+/// Anybody may lock what anybody may open.
+fn is_of_another_user(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() != geteuid().as_raw())
 }
 
 /// The process id of the agent that holds the lock; 0 if it left no id.
@@ -148,6 +202,25 @@ fn owner(directory: &File) -> Option<u32> {
     owner_in(&fs::read_to_string("/proc/locks").ok()?, metadata.dev(), metadata.ino())
 }
 
+/// What else a process has locked: of an agent its lock file and its pin directory.
+fn locked_by(pid: u32, place: &File) -> Vec<PathBuf> {
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return Vec::new() };
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let known = place.metadata().map(id).ok();
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = files
+        .filter_map(|file| {
+            let path = file.ok()?.path();
+            let (device, inode) = fs::metadata(&path).map(id).ok().filter(|id| Some(*id) != known)?;
+            let name = fs::read_link(&path).ok().filter(|name| name.is_absolute())?;
+            (owner_in(&locks, device, inode) == Some(pid)).then_some(name)
+        })
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
 /// Finds `1: FLOCK  ADVISORY  WRITE 123 00:1f:42 0 EOF` (`proc_locks(5)`): process, then device and inode. A process
 /// that this one's namespace does not show is absent or has no positive id.
 fn owner_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
@@ -191,6 +264,33 @@ mod tests {
         assert!(error.to_string().contains("--pin-dir"), "{error}");
         drop(held);
         Lock::take_directory(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_second_agent_with_pins_of_its_own_is_told_who_works_on_the_cgroup_or_in_the_namespace() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let [cgroup, netns, other] = ["cgroup", "netns", "other"].map(place);
+        let run = Lock::take(&directory.path().join("run/agent.lock")).unwrap();
+        let held = take_places(&cgroup, &netns).unwrap();
+        for (cgroup, netns, what) in
+            [(&cgroup, &other, "the cgroup /"), (&other, &netns, "this network namespace")]
+        {
+            let error = take_places(cgroup, netns).unwrap_err().to_string();
+            assert!(
+                error.contains(what) && error.contains(&format!("pid {}", std::process::id())),
+                "{error}"
+            );
+            assert!(error.contains("run/agent.lock"), "{error}");
+        }
+        let free = place("free");
+        take_places(&other, &free).unwrap();
+        drop((held, run));
+        take_places(&cgroup, &netns).unwrap();
     }
 
     #[test]

@@ -25,11 +25,12 @@ use super::{
     device_values,
     devices::{DeviceError, DeviceHook, DeviceRole, Devices},
     events::EventStream,
+    forget::FlowTable,
     guard::{self, GuardError, GuardRepair},
     handles::MapHandles,
     links::{self, HOOKS, LinkAction, LinkError},
     load::{self, Constants, LoadError, Loaded, OBJECT, Variant},
-    lock::{Lock, LockError},
+    lock::{self, Lock, LockError},
     masquerade,
     observer::{self, Observer},
     pins::{Pins, PinsError},
@@ -59,6 +60,9 @@ pub struct DataPlaneConfig {
     pub device_hook: Option<DeviceHook>,
     /// Pods are wired by our plugin, which is told to attach their guard below clsact.
     pub own_pods: bool,
+    /// Refuse if another agent works on the cgroup or the network namespace, with whatever pins: one would take the other's
+    /// programs off pods.
+    pub alone: bool,
     /// Run as `PROGRAM probe-client ...` when the agent is outside the attached cgroup; `/proc/self/exe` by default.
     pub probe_program: PathBuf,
 }
@@ -75,6 +79,7 @@ impl Default for DataPlaneConfig {
             pacing: Duration::ZERO,
             device_hook: None,
             own_pods: false,
+            alone: false,
             probe_program: "/proc/self/exe".into(),
         }
     }
@@ -142,8 +147,8 @@ pub struct DataPlane {
     /// The iterator that lists translated sockets.
     lister: Option<OwnedFd>,
     succeeds_another: bool,
-    /// On the lock file and on the pin directory.
-    _locks: [Lock; 2],
+    /// On the lock file, on the pin directory, and with [`DataPlaneConfig::alone`] on the cgroup and the network namespace.
+    _locks: Vec<Lock>,
 }
 
 impl DataPlane {
@@ -158,7 +163,10 @@ impl DataPlane {
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pins = Pins::new(&config.pin_dir);
         pins.prepare()?;
-        let pin_lock = Lock::take_directory(&config.pin_dir)?;
+        let mut locks = vec![run_lock, Lock::take_directory(&config.pin_dir)?];
+        if config.alone {
+            locks.extend(lock::take_node(cgroup.path())?);
+        }
         pins.make_folders()?;
         let succeeds_another = pins.any_link()?;
         let constants = Constants::new(config.capacities, config.socket_lb, config.packet, config.pacing);
@@ -185,7 +193,7 @@ impl DataPlane {
             maps,
             lister,
             succeeds_another,
-            _locks: [run_lock, pin_lock],
+            _locks: locks,
         })
     }
 
@@ -323,7 +331,15 @@ impl DataPlane {
         self.devices.roles()
     }
 
-    /// What the plugin finds pinned after [`DataPlane::repair_guards`].
+    /// Pins the guard's programs for the plugin, and attaches nothing.
+    ///
+    /// # Errors
+    /// See [`GuardError`].
+    pub fn pin_guards(&self) -> Result<(), GuardError> {
+        guard::pin(&self.quiet, &self.pins)
+    }
+
+    /// What the plugin finds pinned after [`DataPlane::pin_guards`].
     ///
     /// # Errors
     /// See [`GuardError`].
@@ -396,6 +412,11 @@ impl DataPlane {
     pub fn observer(&self) -> Result<Observer, ReadError> {
         let lister = self.lister.as_ref().map(OwnedFd::try_clone).transpose().map_err(ReadError::Sockets)?;
         Observer::new(self.handles.clone(), self.pins.clone(), lister, self.constants.packet)
+    }
+
+    /// The connection table, to be moved to another thread.
+    pub fn flow_table(&self) -> FlowTable {
+        FlowTable::new(self.handles.clone(), self.constants.packet)
     }
 
     /// See [`Observer::counters`].

@@ -3,8 +3,10 @@
 //!
 //! Must not know how a pod is wired, nor what a host port becomes in the kernel.
 
+pub mod addresses;
 pub mod host_ports;
 pub mod install;
 pub mod repair;
+pub mod room;
 #[cfg(test)]
 pub(crate) mod sample;

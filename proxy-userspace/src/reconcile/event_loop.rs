@@ -22,7 +22,10 @@ use super::{
     FrontendNames, Progress, Reconciler, SyncError,
     pace::{Pace, Quiet},
 };
-use crate::{dataplane::LbMaps, metrics::Metrics};
+use crate::{
+    dataplane::LbMaps,
+    metrics::{Metrics, now_s},
+};
 
 /// Everything that can happen to the loop, besides the passing of time.
 #[derive(Debug)]
@@ -180,6 +183,7 @@ impl<M: LbMaps> Loop<M> {
 
     /// The first lists wait for each other: that says nothing about the agent's speed.
     fn note_arrival(&mut self, received: Instant) {
+        self.settings.metrics.last_change.set(now_s());
         if self.reconciler.is_synced() && self.received.len() < MEASURED {
             self.received.push(received);
         }
@@ -239,6 +243,7 @@ impl<M: LbMaps> Loop<M> {
         self.pace.succeeded(now);
         self.settings.progress.succeeded();
         self.settings.metrics.sync_duration.observe((now - start).as_secs_f64());
+        self.settings.metrics.last_sync.set(now_s());
         for received in self.received.drain(..) {
             self.settings.metrics.programming_latency.observe((now - received).as_secs_f64());
         }

@@ -7,6 +7,7 @@
 
 mod apply;
 mod facts;
+mod netconf;
 mod read;
 mod router;
 mod state;

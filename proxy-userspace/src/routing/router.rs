@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use super::{
     FactsFile,
     apply::apply,
+    netconf::Switches,
     read::{GROUPS, matters, read, underlay},
     state::{Device, State},
     steps::{Step, steps},
@@ -137,6 +138,7 @@ impl Router {
         let tunnel = Arc::clone(&self.tunnel);
         let of_interest = move |message: &_| matters(message, tunnel.load(Ordering::Relaxed));
         let mut notifications = Notifications::subscribe(&GROUPS, Box::new(of_interest))?;
+        let switches = Switches::subscribe().map_err(ReadError::Socket)?;
         loop {
             let start = Instant::now();
             self.round().await?;
@@ -148,6 +150,7 @@ impl Router {
                 // The devices' watcher ends only with the agent.
                 Ok(()) = self.choices.changed() => {}
                 told = notifications.next() => told?,
+                off = switches.off() => off.map_err(ReadError::Socket)?,
                 () = time::sleep(wait) => {}
             }
             time::sleep(rest.max(SETTLE)).await;
@@ -161,7 +164,7 @@ impl Router {
         let mut troubles = BTreeMap::new();
         let (_connection, handle) = connect()?;
         let state = read(&handle).await?;
-        let obstacle = forward(&state, &mut troubles);
+        let obstacle = self.forward(&state, &mut troubles);
         let peers = peer_addresses(&nodes, &self.settings);
         let underlay = underlay(&handle, &state, &choice.primary, &peers).await;
         let plan = nodes::plan(&nodes, &self.settings, &underlay);
@@ -182,6 +185,27 @@ impl Router {
             info!(pod_cidrs = ?plan.pod_cidrs, mtu = plan.mtu, obstacle = plan.obstacle, "told the plugin of this node");
         }
         Ok(())
+    }
+
+    /// Returns what keeps the node from forwarding.
+    fn forward(&self, state: &State, troubles: &mut BTreeMap<String, String>) -> Option<String> {
+        match sysctl::forward(&state.advertised) {
+            Ok(changed) => {
+                for switch in changed {
+                    if self.known.plan.is_some() {
+                        self.metrics.drift_repaired.inc();
+                        warn!(switch, "somebody had switched it off; switched on again, for pods");
+                    } else {
+                        info!(switch, "switched on, for pods");
+                    }
+                }
+                None
+            }
+            Err(error) => {
+                troubles.insert("forward packets".to_owned(), error.to_string());
+                Some(error.to_string())
+            }
+        }
     }
 
     /// One failure does not hold up the other steps.
@@ -229,22 +253,6 @@ impl Router {
             }
         }
         self.known.troubles = troubles;
-    }
-}
-
-/// Returns what keeps the node from forwarding.
-fn forward(state: &State, troubles: &mut BTreeMap<String, String>) -> Option<String> {
-    match sysctl::forward(&state.advertised) {
-        Ok(changed) => {
-            for switch in changed {
-                info!(switch, "switched on, for pods");
-            }
-            None
-        }
-        Err(error) => {
-            troubles.insert("forward packets".to_owned(), error.to_string());
-            Some(error.to_string())
-        }
     }
 }
 

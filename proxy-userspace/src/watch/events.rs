@@ -154,7 +154,7 @@ fn event(warning: &Warning, regarding: ObjectReference, node_name: &str) -> Even
         event_time: Some(MicroTime(now)),
         type_: Some("Warning".to_owned()),
         reason: Some(format!("{:?}", warning.reason)),
-        action: Some("ProgramService".to_owned()),
+        action: Some(if warning.kind == "Node" { "AddPod" } else { "ProgramService" }.to_owned()),
         note: Some(note(warning)),
         regarding: Some(regarding),
         reporting_controller: Some(CONTROLLER.to_owned()),

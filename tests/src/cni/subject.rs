@@ -96,7 +96,9 @@ impl Subject {
     #[must_use]
     pub fn keeps(&self) -> &'static [&'static str] {
         match self.kind {
-            Kind::Sheave => &["node.json", "agent.lock", "control.sock", "addresses", ".fresh", "boot"],
+            Kind::Sheave => {
+                &["node.json", "agent.lock", "control.sock", "addresses", "exhausted", ".fresh", "boot"]
+            }
             Kind::Ptp | Kind::Bridge => &["lock", "last_reserved_ip."],
         }
     }
