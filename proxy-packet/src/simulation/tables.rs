@@ -8,8 +8,8 @@ use std::{
 };
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PortBe, Scope,
+    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, DeviceValue, FlowFlags, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PodRanges, PortBe, Scope,
     ServiceKey, ServiceValue, SourceRangeKey,
 };
 
@@ -111,6 +111,11 @@ impl Simulation {
         A::tables(self).services.insert(key, record.sealed(&key));
     }
 
+    /// Sets the bit of a flow that is put into the tables from outside.
+    pub fn note_flow<A: Simulated>(&mut self, flow: &FlowValue<A>) {
+        self.flow_filter.insert(Bit::of_flow(flow));
+    }
+
     /// Adds a route through a device.
     pub fn add_route<A: Simulated>(
         &mut self,
@@ -141,6 +146,26 @@ impl<A: Simulated> Tables<A> for Simulation {
                 Read::Whole
             }
         }
+    }
+
+    fn may_be_served(&mut self, address: A) -> bool {
+        let bit = Bit::of_address(address);
+        A::tables(self).services.keys().any(|key| Bit::of_address(key.address) == bit)
+    }
+
+    fn may_be_pod(&mut self, address: A) -> bool {
+        let PodRanges { exact, reserved, four, six } = self.pod_ranges;
+        let head = [exact, reserved];
+        let words: Vec<u32> = [&head[..], four.as_flattened(), six.as_flattened()].concat();
+        PodRanges::may_hold(address.words(), A::FAMILY == 4, |at| words.get(at).copied().unwrap_or(0))
+    }
+
+    fn is_noted(&mut self, bit: Bit) -> bool {
+        self.flow_filter.contains(&bit)
+    }
+
+    fn note(&mut self, bit: Bit) {
+        self.flow_filter.insert(bit);
     }
 
     fn ring(&mut self, position: u32, to: &mut BackendId) -> bool {
