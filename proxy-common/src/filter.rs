@@ -6,6 +6,7 @@
 use crate::{
     addr::Address,
     flow::{FlowFlags, FlowKey, FlowValue},
+    layout,
 };
 
 /// Bits of `flow_filter`, as a power of two.
@@ -23,6 +24,12 @@ pub const ADDRESS_FILTER: u32 = 1 << (ADDRESS_BITS - ELEMENT_BITS);
 /// An odd number without a pattern (2^64 / the golden ratio): the upper bits of a product depend on all bits of the other.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Says which bit stands for what. Raise the last number when that changes otherwise.
+pub(crate) const SCHEMA: u32 = {
+    let hash = layout::fold(layout::fold(layout::SEED, FLOW_BITS), ADDRESS_BITS);
+    layout::fold(hash, 1)
+};
+
 /// One bit of a filter: which element, and which bit of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bit {
@@ -35,7 +42,9 @@ pub struct Bit {
 impl Bit {
     #[inline(always)]
     fn of(word: u64, bits: u32) -> Self {
-        let number = word.wrapping_mul(SPREAD) >> (64 - bits);
+        // Twice: neighbours differ in the upper bits of a word in network byte order, which one product leaves there.
+        let once = word.wrapping_mul(SPREAD);
+        let number = (once ^ once >> 32).wrapping_mul(SPREAD) >> (64 - bits);
         Self { element: (number >> ELEMENT_BITS) as u32, mask: 1 << (number & ((1 << ELEMENT_BITS) - 1)) }
     }
 
@@ -83,8 +92,8 @@ shared_struct! {
     pub struct PodRanges {
         /// 0: the rest does not count, any address may be one.
         pub exact: u32,
-        /// Reserved, 0.
-        pub reserved: u32,
+        /// 1: there were more prefixes than places.
+        pub full: u32,
         /// Address and mask, network byte order. One without mask, but with an address, is not in use.
         pub four: [[u32; 2]; POD_RANGES],
         /// The first two words of the address and of the mask, network byte order; as `four`.
@@ -94,8 +103,7 @@ shared_struct! {
 
 impl PodRanges {
     /// As a new map has it: any address may be a pod's.
-    pub const ANY: Self =
-        Self { exact: 0, reserved: 0, four: [[0; 2]; POD_RANGES], six: [[0; 4]; POD_RANGES] };
+    pub const ANY: Self = Self { exact: 0, full: 0, four: [[0; 2]; POD_RANGES], six: [[0; 4]; POD_RANGES] };
 
     /// Whether an address may be a pod's; `is_v4`: it is the first of the words. `word` reads the struct, which the agent may
     /// be writing, by the word.
@@ -113,5 +121,68 @@ impl PodRanges {
             ((first & word(at + 2)) ^ word(at)) | ((second & word(at + 3)) ^ word(at + 1))
         };
         word(0) == 0 || differs(0) == 0 || differs(1) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+    use crate::{Ipv4Be, Ipv6Be, PortBe, Way};
+
+    fn reply<A: Address>(source: (A, u16), destination: (A, u16)) -> FlowKey<A> {
+        let [source_port, destination_port] = [source.1, destination.1].map(PortBe::from_host);
+        let (source, destination) = (source.0, destination.0);
+        FlowKey { source, destination, source_port, destination_port, way: Way::Reply as u8, ..FlowKey::NONE }
+    }
+
+    fn v4(address: u32) -> Ipv4Be {
+        Ipv4Addr::from(address).into()
+    }
+
+    fn v6(address: u128) -> Ipv6Be {
+        Ipv6Addr::from(0xfd00_0010_0096_0000_0000_0000_0000_0000 + address).into()
+    }
+
+    #[test]
+    fn every_bit_is_within_its_filter() {
+        for number in (0..u32::MAX).step_by(65_521) {
+            let address = Bit::of_address(v4(number));
+            assert!(address.element < ADDRESS_FILTER && address.mask.is_power_of_two());
+            let bit = Bit::of_reply(&reply((v6(number.into()), 80), (v6(1), 40_000)));
+            assert!(bit.element < FLOW_FILTER && bit.mask.is_power_of_two());
+        }
+    }
+
+    #[test]
+    fn neighbouring_addresses_have_bits_of_their_own() {
+        let four: BTreeSet<_> = (0..10_000).map(|n| Bit::of_address(v4(0x0a60_0000 + n))).collect();
+        let six: BTreeSet<_> = (0..10_000).map(|n| Bit::of_address(v6(n))).collect();
+        let wide: BTreeSet<_> = (0..10_000).map(|n| Bit::of_address(v6(n << 64))).collect();
+        for bits in [four, six, wide] {
+            assert!(bits.len() > 9_800, "{}", bits.len());
+        }
+    }
+
+    #[test]
+    fn clients_of_one_backend_share_its_bit_and_its_other_ports_do_not() {
+        let backend = (v4(0x0af4_0007), 8_080);
+        let bit = |port, client| Bit::of_reply(&reply((backend.0, port), client));
+        let bits: BTreeSet<_> = (32_768..60_999).map(|port| bit(8_080, (v4(port.into()), port))).collect();
+        assert_eq!(bits.len(), 1);
+        assert!(!bits.contains(&bit(8_081, (v4(1), 40_000))));
+        let forward = Bit::of_reply(&reply((v4(1), 40_000), backend));
+        assert!(!bits.contains(&forward), "what goes the other way is told apart");
+    }
+
+    #[test]
+    fn what_was_given_the_nodes_address_is_told_by_that_address() {
+        let node = v4(0xc000_0201);
+        let of = |source| Bit::of_given_source(&reply(source, (node, 12_000)));
+        assert_eq!(of((v4(1), 80)), of((v4(2), 443)));
+        let flow = FlowValue { source: node, flags: FlowFlags::SOURCE_IS_NODE, ..FlowValue::FREE };
+        assert_eq!(Bit::of_flow(&flow), of((v4(1), 80)));
     }
 }

@@ -3,8 +3,8 @@
 //! Must not decide anything.
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, Counter, DeviceValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, Counter, DeviceValue, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
 };
 
 use crate::{Work, wire::Wire, work::Route};

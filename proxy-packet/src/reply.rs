@@ -37,8 +37,7 @@ pub(crate) fn is_for_given_source<A: Wire, E: Env<A>>(
         _ => return false,
     }
     let key = flow::key(work, Way::Reply);
-    let given =
-        source_port::is_ours(env, key.destination_port) && env.is_noted(Bit::of_given_source(&key));
+    let given = source_port::is_ours(env, key.destination_port) && env.is_noted(Bit::of_given_source(&key));
     let host = setting!(env, host_by_packet) != 0 && env.is_noted(Bit::of_reply(&key));
     if !given && !host {
         return false;
