@@ -133,8 +133,7 @@ impl Bench {
         let packet = PacketSettings { masquerade: way.masquerade.into(), ..PacketSettings::DEFAULT };
         let config = DataPlaneConfig { socket_lb: way.socket_lb, packet, ..host.config(capacities) };
         let mut plane = Plane::open_configured(&lab, &config)?;
-        let pods = ["10.244.0.0/24", "fd00:10:244::/64"].iter().map(|pods| pods.parse());
-        let pods = pods.collect::<Result<_, _>>()?;
+        let pods = vec!["10.244.0.0/24".parse()?, "fd00:10:244::/64".parse()?];
         plane.data.set_masquerade(&Masquerade { pods, exempt: Vec::new() })?;
         let own = DeviceValue { source4: NODE_V4.into(), source6: NODE_V6.into() };
         plane.data.set_device(NODE_DEFAULT, own)?;
