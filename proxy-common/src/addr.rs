@@ -103,6 +103,9 @@ pub trait Address: Copy + Eq {
     /// Whether it is a loopback address (127.0.0.0/8, ::1).
     fn is_loopback(self) -> bool;
 
+    /// The address as one word, to be spread over a filter: of IPv4 the address itself, so that the upper half is free.
+    fn fold(self) -> u64;
+
     /// The address as IPv6: itself, or IPv4-mapped. Per-socket state is kept in this one form.
     fn to_mapped(self) -> Ipv6Be;
 }
@@ -113,6 +116,11 @@ impl Address for Ipv4Be {
     #[inline(always)]
     fn mix(self, mix: Mix) -> Mix {
         mix.word(self.0)
+    }
+
+    #[inline(always)]
+    fn fold(self) -> u64 {
+        self.0 as u64
     }
 
     #[inline(always)]
@@ -133,6 +141,13 @@ impl Address for Ipv6Be {
     fn mix(self, mix: Mix) -> Mix {
         let [a, b, c, d] = self.0;
         mix.word(a).word(b).word(c).word(d)
+    }
+
+    #[inline(always)]
+    fn fold(self) -> u64 {
+        // The halves differently, or those of one prefix would be told by the sum alone. An odd number without a pattern.
+        let [a, b, c, d] = self.0.map(u64::from);
+        (a | b << 32).wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ (c | d << 32)
     }
 
     #[inline(always)]

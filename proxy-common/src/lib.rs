@@ -18,6 +18,7 @@ pub mod counter;
 pub mod device;
 pub mod endpoint;
 pub mod event;
+pub mod filter;
 pub mod flow;
 pub mod fnv;
 pub mod masquerade;
@@ -34,6 +35,7 @@ pub use counter::Counter;
 pub use device::DeviceValue;
 pub use endpoint::EndpointValue;
 pub use event::{Hook, SocketEvent, Verdict};
+pub use filter::{Bit, PodRanges};
 pub use flow::{FlowFlags, FlowKey, FlowPlace, FlowState, FlowValue, FragmentKey, FragmentValue, Way};
 pub use fnv::fnv1a;
 pub use masquerade::{MasqueradeKey, MasqueradeKind};
@@ -59,6 +61,7 @@ pub const SCHEMA_HASH: u32 = {
     hash = layout::fold(hash, AffinityKey::SCHEMA);
     hash = layout::fold(hash, AffinityValue::SCHEMA);
     hash = layout::fold(hash, SourceRangeKey::SCHEMA);
+    hash = layout::fold(hash, filter::SCHEMA);
     hash
 };
 
@@ -83,6 +86,8 @@ pub const FLOW_SCHEMA_HASH: u32 = {
     hash = layout::fold(hash, <FragmentKey<Ipv6Be>>::SCHEMA);
     hash = layout::fold(hash, FragmentValue::SCHEMA);
     hash = layout::fold(hash, DeviceValue::SCHEMA);
+    hash = layout::fold(hash, filter::SCHEMA);
+    hash = layout::fold(hash, PodRanges::SCHEMA);
     hash
 };
 
@@ -102,7 +107,7 @@ mod tests {
     /// and write the new number here.
     #[test]
     fn a_changed_layout_is_noticed() {
-        assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 3_647_009_027, 3_094_713_009));
-        assert_eq!(FLOW_SCHEMA_HASH, 3_283_265_458);
+        assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 1_563_893_295, 3_094_713_009));
+        assert_eq!(FLOW_SCHEMA_HASH, 3_029_502_000);
     }
 }

@@ -32,6 +32,12 @@ pub const FLOW_KEYS6: &str = "flow_keys6";
 pub const FLOWS4: &str = "flows4";
 /// Map `flows6`.
 pub const FLOWS6: &str = "flows6";
+/// Map `flow_filter`: array of `u64`, see [`crate::filter`].
+pub const FLOW_FILTER: &str = "flow_filter";
+/// Map `address_filter`: memory-mappable array of `u64`, see [`crate::filter`].
+pub const ADDRESS_FILTER: &str = "address_filter";
+/// Map `pod_ranges`: one [`crate::PodRanges`].
+pub const POD_RANGES: &str = "pod_ranges";
 /// Map `fragments4`: LRU hash, [`crate::FragmentKey`] to [`crate::FragmentValue`].
 pub const FRAGMENTS4: &str = "fragments4";
 /// Map `fragments6`.

@@ -10,9 +10,10 @@ use aya_ebpf::{
 };
 use proxy_common::{
     AffinityKey, AffinityValue, BackendValue, DeviceValue, EndpointValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, ServiceKey, ServiceValue,
+    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PodRanges, ServiceKey, ServiceValue,
     SocketLb, SocketPeer, SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
+    filter,
     names::{
         DEFAULT_AFFINITY, DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING, DEFAULT_SERVICES,
         DEFAULT_SOURCE_RANGES, DEVICES_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FRAGMENTS, KEYS_PER_FLOW,
@@ -98,6 +99,23 @@ pub static FLOWS4: Array<FlowValue<Ipv4Be>> = Array::with_max_entries(DEFAULT_FL
 /// The connection table, IPv6. As [`FLOWS4`].
 #[map(name = "flows6")]
 pub static FLOWS6: Array<FlowValue<Ipv6Be>> = Array::with_max_entries(DEFAULT_FLOWS, 0);
+
+/// Which packets may be replies of a flow, see [`proxy_common::filter`]. Bits are set by the packet path before it enters a
+/// flow's reply key, and read by it before it looks for one. It is not cleared; the fuller it is, the more packets pay a
+/// look-up that finds nothing. Pinned.
+#[map(name = "flow_filter")]
+pub static FLOW_FILTER: Array<u64> = Array::with_max_entries(filter::FLOW_FILTER, 0);
+
+/// Which addresses may have an address record, of both families, see [`proxy_common::filter`]. Bits are set by the agent,
+/// through a memory mapping, before it writes a service record, and read by the packet path before it looks for one. It is
+/// not cleared; the fuller it is, the more packets pay a look-up that finds nothing. Pinned.
+#[map(name = "address_filter")]
+pub static ADDRESS_FILTER: Array<u64> = Array::with_max_entries(filter::ADDRESS_FILTER, BPF_F_MMAPABLE);
+
+/// Where pods' addresses are, as one element. Written by the agent before [`MASQUERADE`], read by the packet path before it
+/// looks there. When full, any address counts as a pod's. Pinned.
+#[map(name = "pod_ranges")]
+pub static POD_RANGES: Array<PodRanges> = Array::with_max_entries(1, 0);
 
 /// Fragmented datagram to the ports of its first fragment, IPv4. Written and read by the packet path. When full the
 /// datagram seen longest ago is forgotten, and the rest of its fragments dropped and counted. Pinned.

@@ -2,12 +2,12 @@
 //!
 //! Must not decide anything.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::lpm_trie::Key};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::{Array, lpm_trie::Key}};
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, DeviceValue, FlowFlags, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, PodRanges, ServiceKey, ServiceValue, SourceRangeKey,
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 
@@ -37,6 +37,35 @@ impl<A: PacketFamily> Tables<A> for Skb {
     #[inline(always)]
     fn service(&mut self, key: &ServiceKey<A>, to: &mut ServiceValue) -> Read {
         lookup::read::<A::Family>(key, to)
+    }
+
+    #[inline(always)]
+    fn may_be_served(&mut self, address: A) -> bool {
+        has(&maps::ADDRESS_FILTER, Bit::of_address(address))
+    }
+
+    #[inline(always)]
+    fn may_be_pod(&mut self, address: A) -> bool {
+        let Some(at) = maps::POD_RANGES.get_ptr(0) else { return true };
+        // SAFETY: inside the element, which is valid for the length of the program; its writer orders what it writes.
+        let word = |index| unsafe { at.cast::<u32>().add(index).read_volatile() };
+        PodRanges::may_hold(address.words(), A::FAMILY == 4, word)
+    }
+
+    #[inline(always)]
+    fn is_noted(&mut self, bit: Bit) -> bool {
+        has(&maps::FLOW_FILTER, bit)
+    }
+
+    #[inline(always)]
+    fn note(&mut self, bit: Bit) {
+        if let Some(element) = maps::FLOW_FILTER.get_ptr_mut(bit.element) {
+            // For this target, core has no such operation.
+            // SAFETY: valid for the length of the program, one aligned word.
+            unsafe {
+                asm!("lock *(u64 *)({0} + 0) |= {1}", in(reg) element, in(reg) bit.mask, options(nostack));
+            }
+        }
     }
 
     #[inline(always)]
@@ -171,6 +200,15 @@ impl<A: PacketFamily> Tables<A> for Skb {
         unsafe { bpf_loop(attempts, callback as *mut c_void, (&raw mut search).cast(), 0) };
         search.done != 0
     }
+}
+
+/// Whether a bit of a filter is set.
+#[inline(always)]
+fn has(filter: &Array<u64>, bit: Bit) -> bool {
+    let Some(element) = filter.get_ptr(bit.element) else { return true };
+    // SAFETY: valid for the length of the program; one word, whole whoever writes it.
+    let bits = unsafe { element.read_volatile() };
+    bits & bit.mask != 0
 }
 
 /// State of a search, shared with the loop's callback.

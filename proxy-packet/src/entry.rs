@@ -58,7 +58,8 @@ fn go_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, next: Next, place:
 
 #[inline(never)]
 fn arrived<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, place: Place) -> Next {
-    let address = lookup::address(env, work);
+    let may_be_served = env.may_be_served(work.outer.destination);
+    let address = if may_be_served { lookup::address(env, work) } else { Read::Missing };
     if matches!(address, Read::Torn) {
         return Next::Done(drop(env, Counter::RefusedUnstable));
     }
@@ -176,6 +177,9 @@ fn sent_by_pod_or_host<A: Wire, E: Env<A>>(
         }
     }
     if !is_node || setting!(env, host_by_packet) == 0 || !is_from_host || !carries(parsed) {
+        return Next::Done(Verdict::Pass);
+    }
+    if !is_error && !env.may_be_served(work.outer.destination) {
         return Next::Done(Verdict::Pass);
     }
     work.from_host = 1;

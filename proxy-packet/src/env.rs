@@ -3,8 +3,8 @@
 //! Must not decide anything.
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, Counter, DeviceValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, Counter, DeviceValue, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, ServiceKey, ServiceValue, SourceRangeKey,
 };
 
 use crate::{Work, wire::Wire, work::Route};
@@ -120,6 +120,18 @@ pub trait Packet {
 pub trait Tables<A: Wire> {
     /// A service or address record.
     fn service(&mut self, key: &ServiceKey<A>, to: &mut ServiceValue) -> Read;
+
+    /// Whether `address` may have an address record; false is certain.
+    fn may_be_served(&mut self, address: A) -> bool;
+
+    /// Whether `address` may be one of a pod that egress masquerade knows or has made a flow for; false is certain.
+    fn may_be_pod(&mut self, address: A) -> bool;
+
+    /// Whether this bit of the flows' filter is set.
+    fn is_noted(&mut self, bit: Bit) -> bool;
+
+    /// Sets a bit of the flows' filter, for good.
+    fn note(&mut self, bit: Bit);
 
     /// The backend id at a position of the ring; false outside of it.
     fn ring(&mut self, position: u32, to: &mut BackendId) -> bool;

@@ -3,7 +3,7 @@
 //! Both keys of a flow lead to one record, and the record says both keys: whoever gives a flow up removes both. A key
 //! whose serial is not the record's leads nowhere, whatever became of the rest. Must not know what is done to a packet.
 
-use proxy_common::{Counter, FlowFlags, FlowKey, FlowState, FlowValue, Way};
+use proxy_common::{Bit, Counter, FlowFlags, FlowKey, FlowState, FlowValue, Way};
 
 use crate::{
     Work,
@@ -190,6 +190,12 @@ pub(crate) fn claim<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool
     }
     env.remove_flow_key(&work.other_key);
     env.enter_flow_key(&work.other_key, &work.place)
+}
+
+/// Has the filter let through the replies of `Work::flow`, before a packet of it leaves that may be replied to.
+#[inline(always)]
+pub(crate) fn note<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) {
+    env.note(Bit::of_flow(&work.flow));
 }
 
 /// Like [`claim`], and takes the key from a flow that is not proven.

@@ -118,6 +118,7 @@ pub(crate) fn complete<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, assi
         flow::abandon(env, work);
         return assigned;
     }
+    flow::note(env, work);
     env.set_flow(work.place.slot, &work.flow);
     work.other_key = work.flow.forward_key();
     if flow::claim(env, work) {

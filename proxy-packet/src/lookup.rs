@@ -24,8 +24,8 @@ pub(crate) enum Found {
     Torn,
 }
 
-/// Reads the address record of the packet's destination. It exists in scope Internal for every Service's address, so
-/// that traffic to any other address costs this one failed look-up.
+/// Reads the address record of the packet's destination. It exists in scope Internal for every Service's address. Ask
+/// [`crate::Tables::may_be_served`] first: most packets' destinations have none.
 #[inline(always)]
 pub(crate) fn address<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Read {
     work.service_key = ServiceKey::address_record(work.outer.destination, Scope::Internal);
@@ -78,9 +78,12 @@ pub(crate) fn inside<A: Wire, E: Env<A>>(env: &mut E, address: A) -> bool {
         let (prefix, mask) = (setting!(env, inside4), setting!(env, inside4_mask));
         return setting!(env, inside4_set) != 0 && a & mask == prefix;
     }
+    if setting!(env, inside6_set) == 0 {
+        return false;
+    }
     let at = core::mem::offset_of!(proxy_common::PacketSettings, inside6) / 4;
     let mask_at = core::mem::offset_of!(proxy_common::PacketSettings, inside6_mask) / 4;
     let differs = |word: u32, i: usize| (word & env.setting(mask_at + i)) ^ env.setting(at + i);
     let difference = differs(a, 0) | differs(b, 1) | differs(c, 2) | differs(d, 3);
-    setting!(env, inside6_set) != 0 && difference == 0
+    difference == 0
 }

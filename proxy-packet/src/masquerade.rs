@@ -34,6 +34,9 @@ pub(crate) fn leaving<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parse
     if matches!(parsed, Parsed::IcmpError) {
         return errors::about_masqueraded(env, work);
     }
+    if !env.may_be_pod(work.outer.source) {
+        return LEAVE;
+    }
     let next = find(env, work, parsed);
     if matches!(next, Next::Masquerade) { begin(env, work) } else { next }
 }

@@ -2,7 +2,7 @@
 //!
 //! Must not know how bytes are rewritten or how a flow came about.
 
-use proxy_common::{Counter, FlowFlags, Way};
+use proxy_common::{Bit, Counter, FlowFlags, Way};
 
 use crate::{
     Work,
@@ -36,11 +36,13 @@ pub(crate) fn is_for_given_source<A: Wire, E: Env<A>>(
         Parsed::Ports | Parsed::Echo => (),
         _ => return false,
     }
-    let host = setting!(env, host_by_packet) != 0;
-    if !host && !source_port::is_ours(env, work.outer.destination_port) {
+    let key = flow::key(work, Way::Reply);
+    let given = source_port::is_ours(env, key.destination_port) && env.is_noted(Bit::of_given_source(&key));
+    let host = setting!(env, host_by_packet) != 0 && env.is_noted(Bit::of_reply(&key));
+    if !given && !host {
         return false;
     }
-    work.key = flow::key(work, Way::Reply);
+    work.key = key;
     let ours = FlowFlags::SOURCE_IS_NODE | FlowFlags::FROM_HOST;
     if !flow::find(env, work) || work.flow.flags & ours == 0 {
         return false;
@@ -106,7 +108,11 @@ pub(crate) fn leaving<A: Wire, E: Env<A>>(
             return false;
         }
     }
-    work.key = flow::key(work, Way::Reply);
+    let key = flow::key(work, Way::Reply);
+    if !env.is_noted(Bit::of_reply(&key)) {
+        return false;
+    }
+    work.key = key;
     if !flow::find(env, work) || work.flow.flags().has(FlowFlags::SOURCE_IS_NODE) {
         return false;
     }

@@ -10,11 +10,14 @@ mod frame;
 mod tables;
 mod valid;
 
-use std::{collections::BTreeMap, vec::Vec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, Counter, DeviceValue, Ipv4Be, Ipv6Be, MasqueradeKey,
-    MasqueradeKind, PacketSettings, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, Bit, Counter, DeviceValue, Ipv4Be, Ipv6Be, MasqueradeKey,
+    MasqueradeKind, PacketSettings, PodRanges, SourceRangeKey,
 };
 
 pub use self::{
@@ -60,6 +63,10 @@ pub struct Simulation {
     pub source_ranges: Vec<(SourceRangeKey, u32)>,
     /// Prefixes of egress masquerade: a network, how many bits of it count (IPv4: 96 and the prefix length), what it is.
     pub masquerade: Vec<(MasqueradeKey, u32, MasqueradeKind)>,
+    /// `pod_ranges`; as it is at first, any address may be a pod's.
+    pub pod_ranges: PodRanges,
+    /// `flow_filter`. A test that puts a flow into the tables by itself notes it here ([`Simulation::note_flow`]).
+    pub flow_filter: BTreeSet<Bit>,
     /// Devices by index.
     pub devices: BTreeMap<u32, DeviceValue>,
     /// The settings.
@@ -104,6 +111,8 @@ impl Simulation {
             affinity: BTreeMap::new(),
             source_ranges: Vec::new(),
             masquerade: Vec::new(),
+            pod_ranges: PodRanges::ANY,
+            flow_filter: BTreeSet::new(),
             devices: BTreeMap::new(),
             settings: PacketSettings::DEFAULT,
         }

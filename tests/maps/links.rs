@@ -87,7 +87,7 @@ fn cleanup_detaches_everything_and_may_be_repeated() {
     let host = Host::new().unwrap();
     attach(&host.config(Capacities::default()));
     let report = cleanup(&host.bpffs.pins()).unwrap();
-    assert_eq!((report.removed.len(), report.errors), (8 + 21 + 4, Vec::new()));
+    assert_eq!((report.removed.len(), report.errors), (8 + 24 + 4, Vec::new()));
     assert!(!host.bpffs.pins().exists());
     let report = cleanup(&host.bpffs.pins()).unwrap();
     assert_eq!((report.removed, report.errors), (Vec::new(), Vec::new()));

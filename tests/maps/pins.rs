@@ -214,7 +214,7 @@ fn every_map_reports_its_use_and_size() {
     plane.apply(cluster()).unwrap();
     let records = dump(&mut plane).services4.len() as u64;
     let usage = plane.data.usage().unwrap();
-    assert_eq!(usage.len(), 21, "{usage:?}");
+    assert_eq!(usage.len(), 24, "{usage:?}");
     let services = usage.iter().find(|map| map.name == "services4").unwrap();
     assert_eq!(services.used, Some(records));
     assert!(services.bytes.is_some_and(|bytes| bytes > 0));

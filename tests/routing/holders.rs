@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage};
+use cni::record::{Attachment, AttachmentId, Ipam, NetnsId};
 use cni::store::{Store, Wish};
 use proxy_userspace::sockets::netns_cookie_of;
 use sheave_tests::wait::wait_for;
@@ -31,21 +31,13 @@ fn attach(rig: &Rig, container: &str, addresses: &[IpAddr]) {
     let cookie = netns_cookie_of(Path::new(&path)).unwrap();
     let attachment = Attachment {
         network: "sheave".to_owned(),
-        stage: Stage::Reserved,
         since: std::time::UNIX_EPOCH.elapsed().unwrap().as_secs(),
         netns: NetnsId { device: 0, inode: 0, cookie },
         netns_path: path.into(),
         addresses: addresses.to_vec(),
         ipam: Ipam::Delegated("rig".to_owned()),
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-        id,
+        ..Attachment::of(id)
     };
     store(rig).reserve(attachment, &Wish::default()).unwrap();
 }

@@ -8,9 +8,9 @@ use std::{
 };
 
 use proxy_common::{
-    AffinityKey, AffinityValue, BackendId, BackendValue, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PortBe, Scope,
-    ServiceKey, ServiceValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendId, BackendValue, Bit, DeviceValue, FlowFlags, FlowKey, FlowPlace,
+    FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, MasqueradeKind, PacketSettings,
+    PodRanges, PortBe, Scope, ServiceKey, ServiceValue, SourceRangeKey, addr::wire,
 };
 
 use super::Simulation;
@@ -111,6 +111,31 @@ impl Simulation {
         A::tables(self).services.insert(key, record.sealed(&key));
     }
 
+    /// Has `pod_ranges` hold the first prefix of each family that is pods' in `masquerade`, and nothing else, as the agent has
+    /// it. IPv6's must not be longer than 64 bits.
+    pub fn confine_pods(&mut self) {
+        // An address that none has behind the mask of no bits.
+        let (four_unused, six_unused) = ([1, 0], [1, 0, 0, 0]);
+        let (mut four, mut six) = (four_unused, six_unused);
+        for (key, bits, _) in self.masquerade.iter().filter(|(_, _, kind)| *kind == MasqueradeKind::Pod) {
+            let [a, b, _, last] = key.address.network_words();
+            let mask = |bits: u32| first_bits(bits.min(32));
+            if *bits > 96 {
+                four = [last & mask(bits - 96), mask(bits - 96)];
+            } else {
+                let second = mask(bits.saturating_sub(32));
+                six = [a & mask(*bits), b & second, mask(*bits), second];
+            }
+        }
+        let (four, six) = ([four, four_unused], [six, six_unused]);
+        self.pod_ranges = PodRanges { exact: 1, full: 0, four, six };
+    }
+
+    /// Sets the bit of a flow that is put into the tables from outside.
+    pub fn note_flow<A: Simulated>(&mut self, flow: &FlowValue<A>) {
+        self.flow_filter.insert(Bit::of_flow(flow));
+    }
+
     /// Adds a route through a device.
     pub fn add_route<A: Simulated>(
         &mut self,
@@ -141,6 +166,26 @@ impl<A: Simulated> Tables<A> for Simulation {
                 Read::Whole
             }
         }
+    }
+
+    fn may_be_served(&mut self, address: A) -> bool {
+        let bit = Bit::of_address(address);
+        A::tables(self).services.keys().any(|key| Bit::of_address(key.address) == bit)
+    }
+
+    fn may_be_pod(&mut self, address: A) -> bool {
+        let PodRanges { exact, full, four, six } = self.pod_ranges;
+        let head = [exact, full];
+        let words: Vec<u32> = [&head[..], four.as_flattened(), six.as_flattened()].concat();
+        PodRanges::may_hold(address.words(), A::FAMILY == 4, |at| words.get(at).copied().unwrap_or(0))
+    }
+
+    fn is_noted(&mut self, bit: Bit) -> bool {
+        self.flow_filter.contains(&bit)
+    }
+
+    fn note(&mut self, bit: Bit) {
+        self.flow_filter.insert(bit);
     }
 
     fn ring(&mut self, position: u32, to: &mut BackendId) -> bool {
@@ -278,6 +323,11 @@ fn same(one: [u32; 4], other: [u32; 4], bits: u32) -> bool {
         let mask = u32::MAX.checked_shl(32 - counted).unwrap_or(0);
         (u32::from_be(*one) ^ u32::from_be(other)) & mask == 0
     })
+}
+
+/// The first bits of a word, network byte order.
+fn first_bits(bits: u32) -> u32 {
+    u32::from_ne_bytes(wire::word_bytes(u32::MAX.checked_shl(32 - bits).unwrap_or(0)))
 }
 
 fn count(length: usize) -> u32 {

@@ -68,6 +68,7 @@ impl Egress {
             world.masquerade.push((key("local"), bits(16, 48), MasqueradeKind::Exempt));
         }
         world.masquerade.extend(self.exempt.iter().map(|name| (key(name), 128, MasqueradeKind::Exempt)));
+        world.confine_pods();
     }
 }
 

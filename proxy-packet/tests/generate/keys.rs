@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::{FlowState, FlowValue, PacketSettings, Protocol};
+use proxy_common::{Bit, FlowState, FlowValue, PacketSettings, Protocol};
 use proxy_packet::simulation::Simulation;
 
 use super::world::Named;
@@ -35,12 +35,16 @@ where
 }
 
 /// What is wrong with how keys and flows refer to each other: a living flow without one of its keys, a key that leads to
-/// another's flow. A key with a serial that is nobody's leads nowhere.
+/// another's flow, a flow whose replies the filter does not let through. A key with a serial that is nobody's leads nowhere.
 pub fn torn<A: Named>(world: &mut Simulation) -> BTreeSet<String> {
     let (now, settings) = (now(world), world.settings);
+    let noted = world.flow_filter.clone();
     let tables = A::tables(world);
     let mut faults = BTreeSet::new();
     for (slot, flow) in tables.flows.iter().filter(|(_, flow)| lives(flow, &settings, now)) {
+        if !noted.contains(&Bit::of_flow(flow)) {
+            faults.insert(format!("the filter does not let through what answers {flow:?}"));
+        }
         for key in [flow.forward_key(), flow.reply_key()] {
             let leads = tables.flow_keys.get(&key).map(|place| (place.slot, place.serial));
             if leads != Some((*slot, flow.serial)) {

@@ -327,6 +327,7 @@ impl Flow {
                 tables.flow_keys.insert(key, FlowPlace { slot, serial: flow.serial });
             }
             tables.flows.insert(slot, flow);
+            world.note_flow(&flow);
         }
     }
 

@@ -44,6 +44,7 @@ fn world(ports: u32) -> Simulation {
     for (address, bits) in [(v4("local").to_mapped(), 96 + 24), (v6("local"), 64)] {
         world.masquerade.push((MasqueradeKey { address }, bits, MasqueradeKind::Pod));
     }
+    world.confine_pods();
     world
 }
 

@@ -10,13 +10,15 @@ use aya::{
 };
 use ipnetwork::IpNetwork;
 use proxy_common::{
-    Address, AffinityKey, AffinityValue, BackendId, BackendValue, Ipv4Be, Ipv6Be, ServiceKey, ServiceValue,
-    SourceRangeKey, names,
+    Address, AffinityKey, AffinityValue, BackendId, BackendValue, Bit, Ipv4Be, Ipv6Be, ServiceKey,
+    ServiceValue, SourceRangeKey, filter::ADDRESS_FILTER, names,
 };
 use proxy_core::diff::{BackendOp, MapOp, RealisedDump, ServiceOp};
 
 use super::{
-    ApplyError, Capacities, LbMaps, MapLimit, grace,
+    ApplyError, Capacities, LbMaps, MapLimit,
+    address_filter::AddressFilter,
+    grace,
     handles::{MapHandles, io_error},
     ring_memory::RingMemory,
     source_range,
@@ -39,20 +41,23 @@ pub struct KernelMaps {
     backends4: Backends<Ipv4Be>,
     backends6: Backends<Ipv6Be>,
     source_ranges: LpmTrie<MapData, SourceRangeKey, u32>,
+    address_filter: AddressFilter,
 }
 
 impl KernelMaps {
     /// Opens the maps anew, with descriptors and a mapping of their own.
     pub(super) fn open(handles: &MapHandles, capacities: Capacities) -> Result<Self, ApplyError> {
-        let failed = |source| ApplyError::Kernel { action: "map into memory", map: names::RING, source };
-        let ring = handles.get(names::RING)?;
+        let failed = |map| move |source| ApplyError::Kernel { action: "map into memory", map, source };
+        let (ring, filter) = (handles.get(names::RING)?, handles.get(names::ADDRESS_FILTER)?);
+        let address_filter = AddressFilter::map(filter.as_fd(), filter.shape.max_entries);
         Ok(Self {
             services4: handles.typed(names::SERVICES4)?,
             services6: handles.typed(names::SERVICES6)?,
-            ring: RingMemory::map(ring.as_fd(), ring.shape.max_entries).map_err(failed)?,
+            ring: RingMemory::map(ring.as_fd(), ring.shape.max_entries).map_err(failed(names::RING))?,
             backends4: handles.typed(names::BACKENDS4)?,
             backends6: handles.typed(names::BACKENDS6)?,
             source_ranges: handles.typed(names::SOURCE_RANGES)?,
+            address_filter: address_filter.map_err(failed(names::ADDRESS_FILTER))?,
             handles: handles.clone(),
             capacities,
         })
@@ -93,9 +98,11 @@ impl LbMaps for KernelMaps {
                 self.delete_source_range(*service_id, *network)
             }
             MapOp::Service(ServiceOp::V4(key, value)) => {
+                admit(&self.address_filter, key)?;
                 put_service(&mut self.services4, key, value.as_ref(), limit(names::SERVICES4))
             }
             MapOp::Service(ServiceOp::V6(key, value)) => {
+                admit(&self.address_filter, key)?;
                 put_service(&mut self.services6, key, value.as_ref(), limit(names::SERVICES6))
             }
         }
@@ -133,6 +140,13 @@ where
     BackendValue<A>: Pod,
 {
     written(backends.set(id, value, 0), limit)
+}
+
+/// Has packets to a frontend's address look it up, before there is something to find.
+fn admit<A: Address>(filter: &AddressFilter, key: &ServiceKey<A>) -> Result<(), ApplyError> {
+    let (position, capacity) = (Bit::of_address(key.address).element.into(), ADDRESS_FILTER.into());
+    let outside = ApplyError::OutOfRange { map: names::ADDRESS_FILTER, position, capacity };
+    if filter.admit(key.address) { Ok(()) } else { Err(outside) }
 }
 
 fn put_service<A>(

@@ -52,8 +52,16 @@ impl Group {
                 names::BACKENDS4,
                 names::BACKENDS6,
                 names::SOURCE_RANGES,
+                names::ADDRESS_FILTER,
             ],
-            Self::Flows => &[names::FLOW_KEYS4, names::FLOW_KEYS6, names::FLOWS4, names::FLOWS6],
+            Self::Flows => &[
+                names::FLOW_KEYS4,
+                names::FLOW_KEYS6,
+                names::FLOWS4,
+                names::FLOWS6,
+                names::FLOW_FILTER,
+                names::POD_RANGES,
+            ],
         }
     }
 
@@ -64,7 +72,8 @@ impl Group {
 }
 
 /// Maps that are shared between runs. The object has others, which each load makes anew.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 24] = [
+    names::ADDRESS_FILTER,
     names::AFFINITY,
     names::BACKENDS4,
     names::BACKENDS6,
@@ -72,6 +81,7 @@ const PINNED: [&str; 21] = [
     names::DEVICES,
     names::ENDPOINTS,
     names::EVENTS,
+    names::FLOW_FILTER,
     names::FLOW_KEYS4,
     names::FLOW_KEYS6,
     names::FLOWS4,
@@ -80,6 +90,7 @@ const PINNED: [&str; 21] = [
     names::FRAGMENTS6,
     names::MASQUERADE,
     names::PACKET_ONLY,
+    names::POD_RANGES,
     names::RING,
     names::SERVICES4,
     names::SERVICES6,

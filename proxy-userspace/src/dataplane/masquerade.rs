@@ -14,6 +14,7 @@ use proxy_common::{Address, Ipv4Be, Ipv6Be, MasqueradeKey, MasqueradeKind, names
 use super::{
     ApplyError,
     handles::{MapHandles, io_error},
+    pod_ranges,
 };
 
 /// Bits of an IPv4-mapped address before the IPv4 address.
@@ -77,8 +78,13 @@ pub(super) fn replace(handles: &MapHandles, wanted: &Masquerade) -> Result<(), A
     handles.for_each(names::MASQUERADE, |key: Key<MasqueradeKey>, kind: u32| {
         known.insert((key.prefix_len(), key.data()), kind);
     })?;
+    let wanted = wanted.entries();
+    let is_pods = |(_, kind): &(&Prefix, &u32)| **kind == MasqueradeKind::Pod as u32;
+    // Those that go, too: another agent's programs may have made flows for them.
+    let pods: Vec<_> = known.iter().chain(&wanted).filter(is_pods).map(|(prefix, _)| *prefix).collect();
+    pod_ranges::cover(handles, &pods)?;
     let mut map: LpmTrie<MapData, MasqueradeKey, u32> = handles.typed(names::MASQUERADE)?;
-    for write in writes(&known, &wanted.entries()) {
+    for write in writes(&known, &wanted) {
         let (action, result) = match write {
             Write::Remove((bits, key)) => ("remove from", map.remove(&Key::new(bits, key))),
             Write::Put((bits, key), kind) => ("write to", map.insert(&Key::new(bits, key), kind, 0)),

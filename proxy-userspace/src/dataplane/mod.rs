@@ -5,6 +5,7 @@
 //! probe. [`inspect()`] and [`cleanup()`] work without an agent. Must not know Kubernetes, nor why a map entry should
 //! be what it is.
 
+mod address_filter;
 mod batch;
 mod bpf_maps;
 mod capacities;
@@ -26,12 +27,14 @@ mod lb_maps;
 mod links;
 mod load;
 mod lock;
+mod mapped;
 mod masquerade;
 mod memory_maps;
 mod observer;
 mod packet_only;
 mod pins;
 mod plane;
+mod pod_ranges;
 mod probe;
 mod ring_memory;
 mod source_range;

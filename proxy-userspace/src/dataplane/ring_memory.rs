@@ -3,35 +3,17 @@
 //! Must not know which positions are in use.
 
 use std::{
-    ffi::c_void,
     io,
-    num::NonZeroUsize,
     os::fd::BorrowedFd,
-    ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering, fence},
+    sync::atomic::{Ordering, fence},
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use proxy_common::BackendId;
 
-/// One position: the kernel's arrays round each element up to 8 bytes (`array_map_alloc`).
-#[repr(C)]
-struct Position {
-    id: AtomicU32,
-    padding: u32,
-}
+use super::mapped::{Mapped, Padded};
 
 /// A shared mapping of the whole ring.
-pub(super) struct RingMemory {
-    address: NonNull<c_void>,
-    bytes: NonZeroUsize,
-    positions: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and is only accessed through atomics.
-unsafe impl Send for RingMemory {}
-// SAFETY: as above.
-unsafe impl Sync for RingMemory {}
+pub(super) struct RingMemory(Mapped<Padded>);
 
 impl RingMemory {
     /// Maps an array map of `positions` ids of 4 bytes that was created with `BPF_F_MMAPABLE`.
@@ -39,35 +21,23 @@ impl RingMemory {
     /// # Errors
     /// The kernel's; it refuses a mapping larger than the map.
     pub(super) fn map(ring: BorrowedFd<'_>, positions: u32) -> io::Result<Self> {
-        let positions = positions as usize;
-        let bytes = NonZeroUsize::new(positions * size_of::<Position>())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice disturbs no memory of ours.
-        let address = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, ring, 0) }?;
-        Ok(Self { address, bytes, positions })
-    }
-
-    fn slots(&self) -> &[Position] {
-        // SAFETY: the mapping is page-aligned, at least `positions` elements long, lives as long as self, and any bytes
-        // are a valid Position; what changes under us is atomic.
-        unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast::<Position>(), self.positions) }
+        Mapped::map(ring, positions).map(Self)
     }
 
     /// How many positions there are.
     pub(super) fn len(&self) -> usize {
-        self.positions
+        self.0.elements().len()
     }
 
     /// Writes ids from `base` on. Nothing is written unless all fit. What the caller publishes afterwards is visible
     /// only after these ids.
     pub(super) fn write(&self, base: u32, ids: &[BackendId]) -> bool {
         let base = base as usize;
-        let Some(range) = base.checked_add(ids.len()).and_then(|end| self.slots().get(base..end)) else {
+        let Some(range) = base.checked_add(ids.len()).and_then(|end| self.0.elements().get(base..end)) else {
             return false;
         };
         for (slot, id) in range.iter().zip(ids) {
-            slot.id.store(*id, Ordering::Relaxed);
+            slot.value.store(*id, Ordering::Relaxed);
         }
         // Pairs with the program's dependent read: it finds the range through the service record, which is written after.
         fence(Ordering::Release);
@@ -76,15 +46,7 @@ impl RingMemory {
 
     /// A copy of all ids.
     pub(super) fn read(&self) -> Vec<BackendId> {
-        self.slots().iter().map(|slot| slot.id.load(Ordering::Relaxed)).collect()
-    }
-}
-
-impl Drop for RingMemory {
-    fn drop(&mut self) {
-        // SAFETY: address and length are those of our own mapping, and no reference into it outlives self.
-        // Failure leaves a mapping behind that nobody uses.
-        let _ = unsafe { munmap(self.address, self.bytes.get()) };
+        self.0.elements().iter().map(|slot| slot.value.load(Ordering::Relaxed)).collect()
     }
 }
 
