@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cni::facts::NodeFacts;
-use cni::record::{Attachment, AttachmentId, Bandwidth, Ipam, NetnsId, PodRef, Stage};
+use cni::record::{Attachment, AttachmentId};
 use cni::store::{Store, Wish};
 use sheave_tests::agent::Agent;
 use sheave_tests::bpffs::BpfFs;
@@ -152,21 +152,10 @@ fn pod(container: &str) -> Attachment {
     let id = AttachmentId { container_id: container.to_owned(), ifname: "eth0".to_owned() };
     Attachment {
         network: "sheave".to_owned(),
-        stage: Stage::Reserved,
         since: 1,
-        netns: NetnsId { device: 0, inode: 0, cookie: 0 },
         netns_path: "/run/netns/none".into(),
-        addresses: Vec::new(),
-        ipam: Ipam::Own,
-        host_device: id.host_device(),
-        host_mac: id.host_mac(),
-        pod_mac: id.pod_mac(),
         mtu: 1500,
-        ports: Vec::new(),
-        bandwidth: Bandwidth::default(),
-        socket_lb_off: false,
-        pod: PodRef::default(),
-        id,
+        ..Attachment::of(id)
     }
 }
 
