@@ -17,15 +17,19 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams, WatchEvent, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::controlplane::User;
+use crate::deployment;
 use crate::wait::wait_for;
 
 const NAMESPACE: &str = "default";
@@ -77,25 +81,49 @@ impl Cluster {
             .context("the API server did not answer in time")?
     }
 
-    /// The rights that Sheave needs, and no others.
+    /// The rights that the manifest gives, and no others.
     fn allow_agent(&self) -> Result<()> {
-        let role = json!({
-            "metadata": { "name": "sheave" },
-            "rules": [
-                { "apiGroups": [""], "resources": ["services", "nodes"], "verbs": ["get", "list", "watch"] },
-                { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
-                  "verbs": ["get", "list", "watch"] },
-                { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
-            ],
-        });
         let binding = json!({
             "metadata": { "name": "sheave" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sheave" },
             "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": User::Agent.name() }],
         });
-        self.create::<ClusterRole>(role, Api::all)?;
+        self.create::<ClusterRole>(deployment::object("ClusterRole")?, Api::all)?;
         self.create::<ClusterRoleBinding>(binding, Api::all)?;
         Ok(())
+    }
+
+    /// Gives the agent other rights.
+    ///
+    /// # Errors
+    /// The API server refuses them.
+    pub fn set_rules(&self, rules: &Value) -> Result<()> {
+        let patch = json!({ "rules": rules });
+        self.call(async |client| {
+            let roles = Api::<ClusterRole>::all(client);
+            roles.patch("sheave", &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            Ok(())
+        })
+    }
+
+    /// Has the API server check an object as if it were created, in the namespace that it names.
+    ///
+    /// # Errors
+    /// It refuses the object.
+    pub fn check(&self, manifest: Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(manifest)?;
+        let types = object.types.clone().context("an object without kind")?;
+        let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+        let namespace = object.metadata.namespace.clone();
+        self.call(async |client| {
+            let api: Api<DynamicObject> = match &namespace {
+                Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+                None => Api::all_with(client, &resource),
+            };
+            // Unknown fields are refused, too, which `kubectl apply` only warns of.
+            let strict = PatchParams::apply("sheave-tests").dry_run().validation_strict();
+            Ok(api.patch(&object.name_any(), &strict, &Patch::Apply(&object)).await.map(drop)?)
+        })
     }
 
     fn create<K>(&self, manifest: Value, api: impl FnOnce(Client) -> Api<K>) -> Result<K>
@@ -283,7 +311,7 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer.
     pub fn events_about(&self, service: &str) -> Result<Vec<String>> {
-        self.events("Service", service)
+        self.reasons("Service", service)
     }
 
     /// The reasons of the Events about a Node.
@@ -291,20 +319,33 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer.
     pub fn events_about_node(&self, node: &str) -> Result<Vec<String>> {
-        self.events("Node", node)
+        self.reasons("Node", node)
     }
 
-    fn events(&self, kind: &str, name: &str) -> Result<Vec<String>> {
-        let events = self.call(async |client| {
-            Ok(Api::<Event>::namespaced(client, NAMESPACE).list(&ListParams::default()).await?)
-        })?;
-        let about = events.items.into_iter().filter(|event| {
+    fn reasons(&self, kind: &str, name: &str) -> Result<Vec<String>> {
+        let about = self.events()?.into_iter().filter(|event| {
             let regarding = event.regarding.as_ref();
             regarding.is_some_and(|object| {
                 object.kind.as_deref() == Some(kind) && object.name.as_deref() == Some(name)
             })
         });
         Ok(about.filter_map(|event| event.reason).collect())
+    }
+
+    /// Kind of the object of each Event, and whether its uid is in it.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn kinds_of_events(&self) -> Result<BTreeSet<(String, bool)>> {
+        let regarding = self.events()?.into_iter().filter_map(|event| event.regarding);
+        Ok(regarding.map(|object| (object.kind.unwrap_or_default(), object.uid.is_some())).collect())
+    }
+
+    fn events(&self) -> Result<Vec<Event>> {
+        let list = async |client| {
+            Ok(Api::<Event>::namespaced(client, NAMESPACE).list(&ListParams::default()).await?)
+        };
+        Ok(self.call(list)?.items)
     }
 
     /// The resource version at which the cluster is now.

@@ -4,6 +4,7 @@
 //! listens on loopback only and keeps its files in a temporary folder.
 //! Must not know: what is stored in it (`cluster.rs`) or who watches it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -60,6 +61,26 @@ impl User {
     }
 }
 
+/// What is not as usual about the API server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peculiarities {
+    /// It writes down what [`User::Agent`] asks: [`ControlPlane::asked`].
+    pub audit: bool,
+    /// It knows no streaming lists, as before Kubernetes 1.34.
+    pub no_streaming_lists: bool,
+}
+
+/// A request that the API server was asked, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// As a role calls it.
+    pub verb: String,
+    /// Group and resource with a slash between; the core group is empty.
+    pub resource: String,
+    /// Whether the role allowed it.
+    pub allowed: bool,
+}
+
 /// The three running programs. Dropping it ends them and removes their files.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -78,6 +99,7 @@ struct Site {
     etcd_port: u16,
     api_port: u16,
     secret: String,
+    peculiarities: Peculiarities,
 }
 
 impl ControlPlane {
@@ -86,19 +108,27 @@ impl ControlPlane {
     /// # Errors
     /// The programs have not been built, or one of them does not start within a bounded time.
     pub fn start() -> Result<Self> {
+        Self::start_peculiar(Peculiarities::default())
+    }
+
+    /// The same with an API server that is not as usual.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn start_peculiar(peculiarities: Peculiarities) -> Result<Self> {
         program("kube-apiserver")?;
         let programs = programs()?;
         for _ in 1..ATTEMPTS {
-            match Self::try_start(&programs) {
+            match Self::try_start(&programs, peculiarities) {
                 Err(error) if format!("{error:#}").contains("address already in use") => {}
                 result => return result,
             }
         }
-        Self::try_start(&programs)
+        Self::try_start(&programs, peculiarities)
     }
 
-    fn try_start(programs: &Path) -> Result<Self> {
-        let site = Site::new(programs)?;
+    fn try_start(programs: &Path, peculiarities: Peculiarities) -> Result<Self> {
+        let site = Site::new(programs, peculiarities)?;
         let etcd = site.start_etcd()?;
         let api_server = site.start_api_server()?;
         let controllers = site.start_controllers()?;
@@ -117,6 +147,31 @@ impl ControlPlane {
     /// The file cannot be written.
     pub fn kubeconfig(&self, user: User, port: u16) -> Result<PathBuf> {
         self.site.kubeconfig(user, port)
+    }
+
+    /// What `user` would find in a pod below `/var/run/secrets/kubernetes.io/serviceaccount`, in a folder of its own.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn service_account(&self, user: User) -> Result<PathBuf> {
+        let folder = self.site.path("serviceaccount");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("token"), self.site.token(user))?;
+        fs::write(folder.join("namespace"), "kube-system")?;
+        fs::copy(self.site.path("certificates/apiserver.crt"), folder.join("ca.crt"))?;
+        Ok(folder)
+    }
+
+    /// What the agent asked so far, if the API server writes it down.
+    ///
+    /// # Errors
+    /// There is no such log, or it is not what it should be.
+    pub fn asked(&self) -> Result<BTreeSet<Asked>> {
+        let log = fs::read_to_string(self.site.path("audit.log")).context("no audit log")?;
+        // The last line may not be whole yet.
+        let whole = log.get(..log.rfind('\n').map_or(0, |end| end + 1)).unwrap_or_default();
+        let lines: Vec<Value> = whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        Ok(lines.iter().filter_map(asked).collect())
     }
 
     /// A folder for the files of the test itself; it goes with the control plane.
@@ -163,11 +218,12 @@ impl ControlPlane {
 }
 
 impl Site {
-    fn new(programs: &Path) -> Result<Self> {
+    fn new(programs: &Path, peculiarities: Peculiarities) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sheave-controlplane-").tempdir()?;
         let secret = random_hex()?;
         let [etcd_port, api_port] = free_ports()?;
-        let site = Self { dir, programs: programs.to_owned(), etcd_port, api_port, secret };
+        let site = Self { dir, programs: programs.to_owned(), etcd_port, api_port, secret, peculiarities };
+        fs::write(site.path("audit.json"), audit_policy().to_string())?;
         site.write_tokens()?;
         site.write_key()?;
         Ok(site)
@@ -260,6 +316,16 @@ impl Site {
             "--etcd-compaction-interval=0",
             "--profiling=false",
         ]);
+        if self.peculiarities.no_streaming_lists {
+            command.arg("--feature-gates=WatchList=false");
+        }
+        if self.peculiarities.audit {
+            command.args([
+                with_path("audit-policy-file", "audit.json"),
+                with_path("audit-log-path", "audit.log"),
+                "--audit-log-mode=blocking".to_owned(),
+            ]);
+        }
         let mut server = Process::start("kube-apiserver", &mut command, self.path("kube-apiserver.log"))?;
         self.wait_until_ready(&mut server).with_context(|| server.log_tail())?;
         Ok(server)
@@ -315,6 +381,28 @@ impl Site {
         ensure!(status == Some("200"), "etcd refuses {path}: {answer}");
         Ok(serde_json::from_str(body)?)
     }
+}
+
+/// Each request of the agent's user, as soon as it is answered.
+fn audit_policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{ "level": "Metadata", "users": [User::Agent.name()] }, { "level": "None" }],
+    })
+}
+
+/// `None`: it was not about an object.
+fn asked(line: &Value) -> Option<Asked> {
+    let object = line.get("objectRef")?;
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let resource = text(object.get("resource"));
+    (!resource.is_empty()).then(|| Asked {
+        verb: text(line.get("verb")),
+        resource: format!("{}/{resource}", text(object.get("apiGroup"))),
+        allowed: text(line.pointer("/annotations/authorization.k8s.io~1decision")) == "allow",
+    })
 }
 
 /// Where `cargo xtask test apiserver` and `cargo xtask test oracle` put the programs.

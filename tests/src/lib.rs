@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod cni;
 pub mod controlplane;
+pub mod deployment;
 pub mod echo;
 mod http;
 pub mod kube_proxy;

@@ -7,12 +7,15 @@ use anyhow::{Result, bail, ensure};
 use cargo_metadata::{Metadata, TargetKind};
 use clap::ValueEnum;
 
+use crate::chart;
 use crate::cnitool;
 use crate::controlplane;
 use crate::ebpf;
 use crate::fuzz::{FIXTURES_TARGET, PACKET_PACKAGE};
+use crate::kubernetes;
 use crate::packages;
 use crate::process;
+use crate::show;
 use crate::user_space::{self, TESTS_PACKAGE};
 use crate::workspace::Workspace;
 
@@ -35,12 +38,16 @@ pub(crate) enum Class {
     Datapath,
     /// Packets between clients outside, a router, two nodes and their pods (root)
     Packet,
+    /// The Helm chart and the manifest rendered from it (Go)
+    Chart,
     /// CNI plugins, ours and the reference's (root, Go)
     Cni,
     /// The agent against a real etcd, API server and controller manager (root, Go)
     Apiserver,
     /// Sheave and the real kube-proxy with the same objects and questions (root, Go, iptables, nft)
     Oracle,
+    /// Kubernetes' own network tests on a real cluster; -- --slow, --focus TEXT, --procs N (root, Go, containerd)
+    E2e,
 }
 
 /// What `cargo xtask test` without a class runs.
@@ -50,7 +57,13 @@ impl Class {
     fn needs_root(self) -> bool {
         matches!(
             self,
-            Self::Maps | Self::Datapath | Self::Packet | Self::Cni | Self::Apiserver | Self::Oracle
+            Self::Maps
+                | Self::Datapath
+                | Self::Packet
+                | Self::Cni
+                | Self::Apiserver
+                | Self::Oracle
+                | Self::E2e
         )
     }
 
@@ -76,7 +89,7 @@ fn prepare(workspace: &Workspace, classes: &[Class]) -> Result<()> {
     let privileged = classes.iter().any(|class| class.needs_root());
     if privileged && !packages::is_root() {
         bail!(
-            "the classes maps, datapath, packet, cni, apiserver and oracle make network namespaces and load eBPF \
+            "the classes maps, datapath, packet, cni, apiserver, oracle and e2e make network namespaces and load eBPF \
              programs: run them as root, or choose others: cargo xtask test unit property"
         );
     }
@@ -84,12 +97,19 @@ fn prepare(workspace: &Workspace, classes: &[Class]) -> Result<()> {
     if classes.iter().any(|class| matches!(class, Class::Apiserver | Class::Oracle)) {
         controlplane::build(workspace.root())?;
     }
+    if classes.contains(&Class::Chart) {
+        chart::build_helm(workspace.root())?;
+    }
     if classes.contains(&Class::Cni) {
         packages::ensure(packages::REFERENCE_PLUGINS)?;
         cnitool::build(workspace.root())?;
     }
     if classes.contains(&Class::Oracle) {
         packages::ensure(packages::FIREWALL_PROGRAMS)?;
+    }
+    if classes.contains(&Class::E2e) {
+        show::prepare_cluster(workspace)?;
+        kubernetes::build_tests(workspace.root())?;
     }
     if privileged {
         packages::ensure(packages::TEST_PROGRAMS)?;
@@ -147,7 +167,12 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
         Class::Datapath => {
             vec![serial(workspace, &[], &[Class::Datapath.name(), ROUTING_TARGET.to_owned()])]
         }
-        Class::Packet | Class::Cni | Class::Apiserver | Class::Oracle => {
+        Class::E2e => {
+            let mut program = show::cluster_program(workspace);
+            program.arg("e2e");
+            vec![program]
+        }
+        Class::Packet | Class::Chart | Class::Cni | Class::Apiserver | Class::Oracle => {
             vec![serial(workspace, &[], &[class.name()])]
         }
     })
@@ -209,7 +234,7 @@ mod tests {
 
     #[test]
     fn without_a_name_everything_runs_but_what_needs_go() {
-        let needs_go = [Class::Cni, Class::Apiserver, Class::Oracle];
+        let needs_go = [Class::Chart, Class::Cni, Class::Apiserver, Class::Oracle, Class::E2e];
         assert!(needs_go.iter().all(|class| !DEFAULT.contains(class)));
         assert_eq!(DEFAULT.len() + needs_go.len(), Class::value_variants().len());
     }
@@ -251,7 +276,8 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         for command in unit(&workspace, &workspace.metadata().unwrap()) {
             let arguments = arguments(&command);
-            for foreign in ["maps", "datapath", "routing", "packet", "cni", "apiserver", "oracle", "property"]
+            for foreign in
+                ["maps", "datapath", "routing", "packet", "chart", "cni", "apiserver", "oracle", "property"]
             {
                 assert!(!arguments.contains(&format!("--test {foreign}")), "{arguments}");
             }

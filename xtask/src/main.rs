@@ -1,5 +1,6 @@
 //! `cargo xtask <verb>`: all automation of the repository. Depends on none of its crates.
 
+mod chart;
 mod classes;
 mod cnitool;
 mod controlplane;
@@ -7,6 +8,8 @@ mod deny;
 mod ebpf;
 mod fuzz;
 mod go;
+mod image;
+mod kubernetes;
 mod linker;
 mod lint;
 mod packages;
@@ -67,11 +70,22 @@ enum Verb {
     Deny,
     /// The rules of STYLE.md that no compiler checks
     Tidy,
+    /// Build the container image as an OCI archive, with its bill of materials, into target/image
+    Image(image::Settings),
+    /// Check the Helm chart and render deploy/sheave.yaml from it (Go)
+    Chart,
     /// Show Sheave at work in namespaces of its own (root)
     Demo {
         /// Leave everything running to be explored
         #[arg(long)]
         keep: bool,
+    },
+    /// A real Kubernetes on this machine, with Sheave or kube-proxy (root): up, status, kubectl, enter, load-image, down
+    #[command(disable_help_flag = true)]
+    Cluster {
+        /// What to do with it, and how: `up --help` and its like
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Measure what docs/ records (root); without a name: everything
     Bench { name: Option<String> },
@@ -100,7 +114,10 @@ fn perform(verb: Verb) -> Result<()> {
         Verb::Lint => lint::run(&workspace),
         Verb::Deny => deny::run(&workspace),
         Verb::Tidy => tidy::run(&workspace),
+        Verb::Image(settings) => image::build(&workspace, &settings).map(drop),
+        Verb::Chart => chart::run(&workspace),
         Verb::Demo { keep } => show::demo(&workspace, keep),
+        Verb::Cluster { words } => show::cluster(&workspace, &words),
         Verb::Bench { name } => show::bench(&workspace, name.as_deref()),
     }
 }

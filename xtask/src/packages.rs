@@ -21,6 +21,17 @@ pub(crate) const FIREWALL_PROGRAMS: Programs =
 pub(crate) const REFERENCE_PLUGINS: Programs =
     &[("ptp", "containernetworking-plugins"), ("host-local", "containernetworking-plugins")];
 
+/// What a cluster's nodes run and its images are made with.
+pub(crate) const CLUSTER_PROGRAMS: Programs = &[
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("debootstrap", "debootstrap"),
+    ("conntrack", "conntrack"),
+    ("hostname", "hostname"),
+    ("tar", "tar"),
+];
+
 /// Where CNI plugins lie, which nobody has in PATH.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 

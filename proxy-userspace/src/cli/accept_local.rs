@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proxy_kernel::write_setting;
+
 /// `net.ipv4.conf.lo.accept_local`.
 const SETTING: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
 /// In the run folder: what the setting was before.
@@ -36,7 +38,7 @@ impl AcceptLocal {
         }
         // Remembered first: whoever is killed in between restores what is there.
         fs::write(&self.record, before)?;
-        fs::write(&self.setting, ACCEPT)?;
+        write_setting(&self.setting, ACCEPT)?;
         Ok(true)
     }
 
@@ -46,7 +48,7 @@ impl AcceptLocal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         };
-        fs::write(&self.setting, before.trim())?;
+        write_setting(&self.setting, before.trim())?;
         fs::remove_file(&self.record)?;
         Ok(true)
     }

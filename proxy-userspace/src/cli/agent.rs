@@ -38,9 +38,11 @@ use crate::{
     pods::{addresses::Addresses, host_ports::HostPorts, room},
     reconcile::{self, Event, Loop, Progress, Reconciler},
     routing::{FactsFile, Router},
-    watch::{self, EventSink, KubeSettings, NodesSender, WatchError, WatchStatus},
+    watch::{self, EventSink, KubeSettings, NodesSender, ServerMemory, WatchError, WatchStatus},
 };
 
+/// In the run folder: where the API servers were last.
+const KNOWN_SERVERS: &str = "api-servers";
 /// Changes that wait to be taken in; the sources wait when there are more.
 const QUEUE: usize = 4096;
 
@@ -277,7 +279,8 @@ impl Parts {
         let (changes, changed) = mpsc::channel(QUEUE);
         let only_primary = config.node_port_addresses == config::NodePortAddresses::Primary;
         task::spawn(devices::tell_addresses(self.choices.clone(), only_primary, changes.clone()));
-        task::spawn(stamp(changed, events));
+        let memory = ServerMemory::new(config.run_dir.join(KNOWN_SERVERS));
+        task::spawn(stamp(changed, events, memory));
         task::spawn(watch::run(
             self.source.clone(),
             config.node_name.clone(),
@@ -355,6 +358,7 @@ fn source(config: &Config, inherited: bool) -> watch::SourceConfig {
         SourceConfig::Kubernetes { kubeconfig, api_servers } => watch::SourceConfig::Kube(KubeSettings {
             kubeconfig: kubeconfig.clone(),
             api_servers: api_servers.clone(),
+            known_servers: Some(config.run_dir.join(KNOWN_SERVERS)),
             watch_timeout: config.watch_timeout,
             proxy_name: config.service_proxy_name.clone(),
         }),
@@ -379,9 +383,14 @@ fn capacities(config: &Config) -> diff::Capacities {
 }
 
 /// Notes when each change arrived: the latency that is measured begins here.
-async fn stamp(mut changes: mpsc::Receiver<model::Event>, events: mpsc::Sender<Event>) {
+async fn stamp(
+    mut changes: mpsc::Receiver<model::Event>,
+    events: mpsc::Sender<Event>,
+    mut memory: ServerMemory,
+) {
     while let Some(event) = changes.recv().await {
         let received = time::Instant::now();
+        memory.note(&event);
         if events.send(Event::Model { event, received }).await.is_err() {
             return;
         }

@@ -12,6 +12,7 @@ use std::{
 
 use clap::Args;
 use cni::facts::NodeFacts;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, LOCK_FILE};
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 
 /// How often is looked whether the agent is ready.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often is looked whether both files are as they should be.
+const KEEP: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlaceArgs {
@@ -49,6 +52,9 @@ pub(super) struct InstallArgs {
     /// Seconds to wait until the agent can serve pods; a configuration that is there already stays meanwhile
     #[arg(long, default_value_t = 300)]
     timeout: u64,
+    /// Wait without limit, and afterwards stay: until SIGTERM, put back what somebody changed or removed
+    #[arg(long)]
+    keep: bool,
 }
 
 impl PlaceArgs {
@@ -66,18 +72,56 @@ impl PlaceArgs {
 /// The binary first, as DEL works without an agent; the configuration when ADD works too, as it makes the node Ready.
 pub(super) fn install(args: &InstallArgs) -> Result<ExitCode, CliError> {
     let place = args.place.place()?;
-    let outcome = place.install_plugin(&plugin(args)?)?;
-    say(outcome, &place.plugin())?;
+    if args.keep {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(keep(args, &place));
+    }
+    install_plugin(args, &place)?;
     wait_until_ready(&args.run_dir, Duration::from_secs(args.timeout))?;
+    install_conf(args, &place)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Until a signal says to end; both files stay.
+async fn keep(args: &InstallArgs, place: &Place) -> Result<ExitCode, CliError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut waiting = Waiting::default();
+    install_plugin(args, place)?;
+    loop {
+        let is_there = place.conf().exists();
+        let pause = if is_there || waiting.is_over(&args.run_dir) {
+            install_plugin(args, place)?;
+            install_conf(args, place)?;
+            KEEP
+        } else {
+            LOOK
+        };
+        tokio::select! {
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn install_plugin(args: &InstallArgs, place: &Place) -> Result<(), CliError> {
+    let outcome = place.install_plugin(&plugin(args)?)?;
+    Ok(say(args, outcome, &place.plugin())?)
+}
+
+fn install_conf(args: &InstallArgs, place: &Place) -> Result<(), CliError> {
     let outcome = place.install_conf(&args.run_dir)?;
-    say(outcome, &place.conf())?;
+    say(args, outcome, &place.conf())?;
+    if args.keep && outcome == Outcome::Unchanged {
+        return Ok(());
+    }
     for earlier in place.before_ours() {
         eprintln!(
             "sheave: {} comes before ours: the runtime uses that one; remove it, or give ours a lesser --conf-name",
             earlier.display()
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 pub(super) fn uninstall(args: &PlaceArgs) -> Result<ExitCode, CliError> {
@@ -95,29 +139,43 @@ fn plugin(args: &InstallArgs) -> Result<PathBuf, CliError> {
     }
 }
 
-fn say(outcome: Outcome, path: &Path) -> io::Result<()> {
+/// Whoever stays says only what changed.
+fn say(args: &InstallArgs, outcome: Outcome, path: &Path) -> io::Result<()> {
     let word = match outcome {
         Outcome::Written => "installed",
+        Outcome::Unchanged if args.keep => return Ok(()),
         Outcome::Unchanged => "unchanged",
     };
     writeln!(io::stdout(), "{word} {}", path.display())
 }
 
-/// What is waited for is said whenever it is something else.
 fn wait_until_ready(run_dir: &Path, limit: Duration) -> Result<(), CliError> {
     let end = Instant::now() + limit;
-    let mut said = String::new();
-    while let Some(obstacle) = obstacle(run_dir) {
+    let mut waiting = Waiting::default();
+    while !waiting.is_over(run_dir) {
         if Instant::now() >= end {
-            return Err(CliError::Refused(format!("the node cannot serve pods: {obstacle}")));
-        }
-        if obstacle != said {
-            eprintln!("sheave: waiting: {obstacle}");
-            said = obstacle;
+            return Err(CliError::Refused(format!("the node cannot serve pods: {}", waiting.said)));
         }
         thread::sleep(LOOK);
     }
     Ok(())
+}
+
+/// For an agent that can serve pods. What is waited for is said whenever it is something else.
+#[derive(Debug, Default)]
+struct Waiting {
+    said: String,
+}
+
+impl Waiting {
+    fn is_over(&mut self, run_dir: &Path) -> bool {
+        let Some(obstacle) = obstacle(run_dir) else { return true };
+        if obstacle != self.said {
+            eprintln!("sheave: waiting: {obstacle}");
+            self.said = obstacle;
+        }
+        false
+    }
 }
 
 /// Why ADD would fail. Facts may be those of an agent that has ended since.
@@ -188,6 +246,7 @@ mod tests {
             run_dir: dir.path().join("run"),
             plugin: Some(program),
             timeout: 0,
+            keep: false,
         };
         let error = install(&args).unwrap_err().to_string();
         assert!(error.contains("cannot serve pods"), "{error}");

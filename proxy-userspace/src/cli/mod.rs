@@ -87,6 +87,8 @@ enum Command {
     Monitor(View),
     /// Remove every program, map and pin from this node
     Cleanup(Paths),
+    /// Mount a bpf file system on /sys/fs/bpf if there is none, on the host also from a container with its process ids
+    MountBpffs,
     /// Put the CNI plugin and its network configuration onto this node, as soon as the agent can serve pods
     InstallCni(install_cni::InstallArgs),
     /// Remove the CNI plugin and its network configuration from this node
@@ -246,6 +248,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::SocketLb { command } => socket_lb::run(&command),
         Command::Monitor(view) => monitor::run(&view),
         Command::Cleanup(paths) => cleanup::run(&paths),
+        Command::MountBpffs => mount_bpffs(),
         Command::InstallCni(args) => install_cni::install(&args),
         Command::UninstallCni(place) => install_cni::uninstall(&place),
         Command::Render(args) => render::run(&args),
@@ -256,6 +259,12 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn mount_bpffs() -> Result<ExitCode, CliError> {
+    let mounted = dataplane::mount_bpffs().map_err(OpenError::from)?;
+    writeln!(io::stdout(), "{}", if mounted { "mounted /sys/fs/bpf" } else { "unchanged /sys/fs/bpf" })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn completion(shell: Shell) -> Result<ExitCode, CliError> {

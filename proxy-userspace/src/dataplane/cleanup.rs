@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
+    bpffs::is_on_bpffs,
     clsact,
     devices::Place,
     lock::{Lock, LockError},
-    pins::is_on_bpffs,
 };
 
 /// What was removed and what could not be.

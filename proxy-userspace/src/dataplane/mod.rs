@@ -8,6 +8,7 @@
 mod address_filter;
 mod batch;
 mod bpf_maps;
+mod bpffs;
 mod capacities;
 mod cgroup;
 mod cleanup;
@@ -41,6 +42,7 @@ mod source_range;
 mod tcx;
 
 pub use bpf_maps::KernelMaps;
+pub use bpffs::mount_bpffs;
 pub use capacities::Capacities;
 pub use cgroup::CgroupError;
 pub use cleanup::{CleanupReport, cleanup};

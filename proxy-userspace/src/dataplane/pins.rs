@@ -20,22 +20,14 @@ use std::{
 };
 
 use aya::maps::{MapData, MapInfo};
-use nix::{
-    mount::{MsFlags, mount},
-    sys::statfs::{FsType, statfs},
-};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
+    bpffs::{self, BPFFS, is_on_bpffs},
     definition::{Group, MapDefinition, Shape},
     sys::{self, Access},
 };
-
-/// `BPF_FS_MAGIC` (linux/magic.h).
-const BPFFS_MAGIC: FsType = FsType(libc::BPF_FS_MAGIC);
-/// The one place where mounting a bpffs is nobody else's business.
-const BPFFS: &str = "/sys/fs/bpf";
 
 /// Why the pin directory cannot be used.
 #[derive(Debug, Error)]
@@ -53,6 +45,11 @@ pub enum PinsError {
         "cannot mount a bpffs on {BPFFS}: mount it on the host (mount -t bpf bpf {BPFFS}) and pass it to the agent"
     )]
     Mount(#[source] io::Error),
+    /// The first process's mounts cannot be entered.
+    #[error(
+        "cannot enter the mount namespace of process 1, which needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE"
+    )]
+    Enter(#[source] io::Error),
     /// A file operation failed.
     #[error("cannot {action} {path}")]
     Path {
@@ -117,9 +114,7 @@ impl Pins {
             if !self.directory.starts_with(BPFFS) {
                 return Err(PinsError::NotBpffs { directory: self.directory.clone() });
             }
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
-                .map_err(|errno| PinsError::Mount(errno.into()))?;
+            bpffs::mount_here()?;
             info!(directory = BPFFS, "mounted a bpffs");
         }
         create(&self.directory)
@@ -258,17 +253,8 @@ fn remove(path: &Path) -> Result<bool, PinsError> {
     }
 }
 
-fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> PinsError {
+pub(super) fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> PinsError {
     move |source| PinsError::Path { action, path: path.to_owned(), source }
-}
-
-/// Whether the directory, or the nearest one above it that exists, is on a bpffs.
-pub(super) fn is_on_bpffs(directory: &Path) -> Result<bool, PinsError> {
-    let Some(existing) = directory.ancestors().find(|path| path.exists()) else {
-        return Ok(false);
-    };
-    let status = statfs(existing).map_err(|errno| failed("examine", existing)(errno.into()))?;
-    Ok(status.filesystem_type() == BPFFS_MAGIC)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proxy_kernel::write_setting;
+
 const ROOT: &str = "/proc/sys/net";
 const FORWARD_V4: &str = "ipv4/ip_forward";
 const FORWARD_V6: &str = "ipv6/conf/all/forwarding";
@@ -63,7 +65,7 @@ fn set(root: &Path, name: &str, value: &'static str, changed: &mut Vec<String>) 
     if is(&path, value) {
         return Ok(());
     }
-    fs::write(&path, value).map_err(|source| SysctlError { path, value, source })?;
+    write_setting(&path, value).map_err(|source| SysctlError { path, value, source })?;
     changed.push(format!("net.{} = {value}", name.replace('/', ".")));
     Ok(())
 }

@@ -119,28 +119,37 @@ async fn publish(client: Client, warning: &Warning, node_name: &str) -> kube::Re
     events.create(&PostParams::default(), &event(warning, regarding, node_name)).await.map(drop)
 }
 
-/// A reference with the object's uid, which `kubectl describe` looks for; without it when the object cannot be read.
+/// A reference with the object's uid, which `kubectl describe` looks for; without it when the object cannot be read. Pods
+/// are not read: their contents are no business of the agent's.
 async fn reference(client: Client, warning: &Warning) -> ObjectReference {
     let resource = match warning.kind {
         "EndpointSlice" => ApiResource::erase::<EndpointSlice>(&()),
         "Node" => ApiResource::erase::<Node>(&()),
-        "Pod" => ApiResource::erase::<Pod>(&()),
+        "Pod" => return unread(ApiResource::erase::<Pod>(&()), warning, None),
         _ => ApiResource::erase::<Service>(&()),
     };
-    let namespace = Some(warning.object.namespace.clone()).filter(|namespace| !namespace.is_empty());
-    let objects: Api<DynamicObject> = match &namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+    let objects: Api<DynamicObject> = match namespace(warning) {
+        Some(namespace) => Api::namespaced_with(client, &namespace, &resource),
         None => Api::all_with(client, &resource),
     };
     let found = objects.get_metadata(&warning.object.name).await.ok();
+    unread(resource, warning, found.and_then(|object| object.uid()))
+}
+
+fn unread(resource: ApiResource, warning: &Warning, uid: Option<String>) -> ObjectReference {
     ObjectReference {
         api_version: Some(resource.api_version),
         kind: Some(resource.kind),
         name: Some(warning.object.name.clone()),
-        namespace,
-        uid: found.and_then(|object| object.uid()),
+        namespace: namespace(warning),
+        uid,
         ..ObjectReference::default()
     }
+}
+
+/// `None` for an object that is in none.
+fn namespace(warning: &Warning) -> Option<String> {
+    Some(warning.object.namespace.clone()).filter(|namespace| !namespace.is_empty())
 }
 
 fn event(warning: &Warning, regarding: ObjectReference, node_name: &str) -> Event {

@@ -6,6 +6,7 @@ mod api;
 mod convert;
 mod events;
 pub mod manifests;
+mod memory;
 mod nodes;
 mod status;
 
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 pub use events::{EventPublisher, EventSink, event_sink};
 pub(crate) use manifests::Bell;
+pub use memory::ServerMemory;
 pub use nodes::NodesSender;
 pub use status::{SourceStatus, WatchStatus};
 
@@ -42,6 +44,9 @@ pub struct KubeSettings {
     /// Addresses such as `https://192.0.2.1:6443` to use instead of the one in the configuration, in this order. Needed
     /// on a node where nothing serves the address of the Service `kubernetes` yet. After a failure the next is tried.
     pub api_servers: Vec<String>,
+    /// Written by [`ServerMemory`]: where the API servers were last. Used only with a Pod's service account, where nothing
+    /// else says where they are.
+    pub known_servers: Option<PathBuf>,
     /// After this time the server ends each watch and we start it anew; a connection that says nothing for this time
     /// and [`SILENCE_MARGIN`] is given up. At least one second.
     pub watch_timeout: Duration,
@@ -54,6 +59,7 @@ impl Default for KubeSettings {
         Self {
             kubeconfig: None,
             api_servers: Vec::new(),
+            known_servers: None,
             watch_timeout: Duration::from_secs(45),
             proxy_name: None,
         }

@@ -18,6 +18,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
+use crate::chart;
 use crate::workspace::Workspace;
 use sources::{Source, Sources};
 
@@ -73,6 +74,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     for (file, content) in sources::text_files(workspace)? {
         complaints.extend(text::forbidden_words(&file, &content, &text::places(workspace)));
     }
+    complaints
+        .extend(chart::staleness(workspace.root())?.map(|text| Complaint::new(chart::MANIFEST, 0, text)));
     let figures = functions::Figures::of(sources.reachable());
     complaints.extend(figures.complaint());
     eprintln!("tidy: {} Rust files, {figures}", sources.reachable().count());

@@ -9,17 +9,32 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use super::search;
 use crate::watch::{KubeSettings, SILENCE_MARGIN, WatchError};
 
 /// A server that does not take a connection within this time is tried again, or the next one is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One client per address of the API server, in the order to try them; at least one. Reads every file anew. Opens no
-/// connection.
+/// One client per address of the API server, in the order to try them. Reads every file anew.
 ///
-/// Tokens in files are read again by the client itself about once a minute; client certificates only here.
+/// None if nobody said where the server is, it was looked for (`super::search`), and no server answers just now;
+/// otherwise opens no connection. Tokens in files are read again by the client itself about once a minute; client
+/// certificates only here.
 pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Vec<Client>, WatchError> {
-    let mut config = configuration(settings).await?;
+    let (config, is_pod) = configuration(settings).await?;
+    let config = tuned(config, settings);
+    if !settings.api_servers.is_empty() {
+        return settings.api_servers.iter().map(|address| client(at(&config, address)?)).collect();
+    }
+    if !is_pod {
+        return Ok(vec![client(config)?]);
+    }
+    let candidates = search::candidates(&config, settings.known_servers.as_deref());
+    let clients: Vec<Client> = candidates.into_iter().map(client).collect::<Result<_, _>>()?;
+    Ok(search::answering(clients).await)
+}
+
+fn tuned(mut config: Config, settings: &KubeSettings) -> Config {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // A live watch is ended by the server before this passes, so only a dead connection is silent for so long.
     config.read_timeout = Some(settings.watch_timeout + SILENCE_MARGIN + SILENCE_MARGIN);
@@ -27,10 +42,7 @@ pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Vec<Cli
     config.reset_reader_on_write = true;
     // The reflector pauses by itself, with jitter, and tells the status why.
     config.default_retry = false;
-    if settings.api_servers.is_empty() {
-        return Ok(vec![client(config)?]);
-    }
-    settings.api_servers.iter().map(|address| client(at(&config, address)?)).collect()
+    config
 }
 
 /// An error with all its causes, in one line.
@@ -48,15 +60,23 @@ pub(in crate::watch) fn text(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn configuration(settings: &KubeSettings) -> Result<Config, WatchError> {
+/// What the user configured, or a Pod's service account; and whether it is the latter.
+async fn configuration(settings: &KubeSettings) -> Result<(Config, bool), WatchError> {
     let unusable = |error: &dyn std::error::Error| WatchError::Configuration(text(error));
-    match &settings.kubeconfig {
-        None => Config::infer().await.map_err(|error| unusable(&error)),
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))
-        }
+    let options = KubeConfigOptions::default();
+    if let Some(path) = &settings.kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        return Ok((config.map_err(|error| unusable(&error))?, false));
+    }
+    if let Ok(config) = Config::from_kubeconfig(&options).await {
+        return Ok((config, false));
+    }
+    // The variables may be missing where the Service's address is of no use anyway.
+    match Config::incluster_env().or_else(|_| Config::incluster_dns()) {
+        Ok(config) => Ok((config, true)),
+        // It says what is wrong with either.
+        Err(_) => Config::infer().await.map(|config| (config, false)).map_err(|error| unusable(&error)),
     }
 }
 

@@ -6,6 +6,7 @@ mod backoff;
 pub(super) mod connect;
 mod kinds;
 mod reflector;
+mod search;
 
 use std::sync::Arc;
 
@@ -13,15 +14,21 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use proxy_core::model::Event;
+use kube::Client;
+use proxy_core::model::{Event, Source};
 use tokio::sync::mpsc;
 
 use super::{
     KubeSettings, WatchError, WatchStatus,
     nodes::{NodeTeller, NodesSender},
 };
+use backoff::Backoff;
 use kinds::Selection;
 use reflector::Reflector;
+
+/// What there is to say when nobody answers.
+const UNKNOWN: &str = "no API server answers at the addresses that the node, the pod and the last agent know: name one with \
+                       `api-servers`";
 
 /// Changes of Nodes that wait to be handed on.
 const QUEUE: usize = 64;
@@ -34,7 +41,10 @@ pub(super) async fn run(
     nodes: Option<NodesSender>,
     status: Arc<WatchStatus>,
 ) -> Result<(), WatchError> {
-    let clients = connect::clients(&settings).await?;
+    let clients = tokio::select! {
+        found = found(&settings, &status) => found?,
+        () = tx.closed() => return Ok(()),
+    };
     let selection = Selection {
         proxy_name: settings.proxy_name.clone(),
         node_name: nodes.is_none().then(|| node_name.clone()),
@@ -48,4 +58,21 @@ pub(super) async fn run(
     // Each ends only when the receiver is gone.
     tokio::join!(services, slices, node, teller);
     Ok(())
+}
+
+/// At least one client, however long it takes.
+async fn found(settings: &KubeSettings, status: &WatchStatus) -> Result<Vec<Client>, WatchError> {
+    let mut backoff = Backoff::new();
+    loop {
+        let clients = connect::clients(settings).await?;
+        if !clients.is_empty() {
+            return Ok(clients);
+        }
+        let pause = backoff.pause();
+        tracing::warn!(?pause, "{UNKNOWN}");
+        for source in [Source::Services, Source::Slices, Source::Node] {
+            status.set_error(source, UNKNOWN.to_owned());
+        }
+        tokio::time::sleep(pause).await;
+    }
 }

@@ -333,6 +333,8 @@ impl<K: Watched> Reflector<K> {
     /// Reads the credentials again: they may have been renewed on disk.
     async fn reload(&mut self) {
         match connect::clients(&self.settings).await {
+            // Of servers that were looked for: none of them is there, so it may be any of those we know.
+            Ok(clients) if clients.is_empty() => {}
             Ok(clients) => self.clients = clients,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the Kubernetes configuration again; using the old one");

@@ -6,7 +6,7 @@
     reason = "a test may stop at the first surprise"
 )]
 
-#[path = "apiserver/nodes.rs"]
+mod deploy;
 mod nodes;
 
 use std::collections::{BTreeSet, HashMap};

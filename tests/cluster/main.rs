@@ -1,0 +1,164 @@
+//! A real Kubernetes on this machine: nodes in namespaces with kubelet and containerd, and a proxy to choose.
+//!
+//! `cargo xtask cluster` builds what this needs and starts it.
+
+mod cgroups;
+mod control;
+mod e2e;
+mod images;
+mod kube_proxy;
+mod layout;
+mod node;
+mod place;
+mod sheave;
+mod spec;
+mod up;
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::cgroups::Cgroups;
+use crate::layout::{CONTROL, Families, Folders, node_name};
+use crate::node::Node;
+use crate::place::Place;
+use crate::spec::{Install, Proxy, Spec};
+
+#[derive(Debug, Parser)]
+#[command(name = "cluster", about = "A real Kubernetes on this machine")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring a cluster up
+    Up(UpArguments),
+    /// Show its programs, nodes and pods
+    Status,
+    /// Run kubectl as its administrator
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Run a program on one of its machines: control, node1, node2 ...
+    Enter {
+        machine: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Put an archive of container images into every node
+    LoadImage { archive: PathBuf },
+    /// Run Kubernetes' own network tests on it; without a cluster on one of its own
+    E2e(e2e::Arguments),
+    /// Take it down, also one that was left half-way
+    Down,
+}
+
+#[derive(Debug, clap::Args)]
+struct UpArguments {
+    /// How many nodes
+    #[arg(long, default_value_t = Spec::default().nodes, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// Who serves Services
+    #[arg(long, value_enum, default_value = "sheave")]
+    proxy: Proxy,
+    /// How Sheave comes onto the nodes
+    #[arg(long, value_enum, default_value = "daemonset")]
+    install: Install,
+    /// Sheave's setting of this name
+    #[arg(long, default_value = "auto")]
+    routing: String,
+    /// Sheave's setting of this name
+    #[arg(long, default_value = "all")]
+    socket_lb: String,
+    /// The order of address families
+    #[arg(long, value_parser = families, default_value = "ipv4,ipv6")]
+    ip_families: Families,
+}
+
+impl From<UpArguments> for Spec {
+    fn from(arguments: UpArguments) -> Self {
+        let UpArguments { nodes, proxy, install, routing, socket_lb, ip_families: families } = arguments;
+        Self { nodes, proxy, install, routing, socket_lb, families }
+    }
+}
+
+fn families(text: &str) -> Result<Families, String> {
+    match text {
+        "ipv4,ipv6" => Ok(Families::V4First),
+        "ipv6,ipv4" => Ok(Families::V6First),
+        _ => Err("either ipv4,ipv6 or ipv6,ipv4".to_owned()),
+    }
+}
+
+fn main() -> Result<()> {
+    let folders = Folders::locate()?;
+    match Arguments::parse().verb {
+        Verb::Up(arguments) => up::up(&folders, &arguments.into()),
+        Verb::Status => status(&folders),
+        Verb::Kubectl { words } => {
+            let control = Place::find(&folders, CONTROL)?;
+            let mut command = control.command(folders.program("kubectl"));
+            command.arg("--kubeconfig").arg(folders.kubeconfig(control::ADMIN)).args(words);
+            Err(command.exec().into())
+        }
+        Verb::Enter { machine, words } => {
+            let place = Place::find(&folders, &machine)?;
+            let mut words = words.into_iter();
+            let mut command = place.command(words.next().unwrap_or_else(|| "bash".to_owned()));
+            Err(command.args(words).exec().into())
+        }
+        Verb::LoadImage { archive } => load_image(&folders, &archive.canonicalize()?),
+        Verb::E2e(arguments) => test(&folders, &arguments),
+        Verb::Down => down(&folders),
+    }
+}
+
+/// On the cluster that is up, or on one that is brought up for it and taken down again.
+fn test(folders: &Folders, arguments: &e2e::Arguments) -> Result<()> {
+    if Cgroups::locate()?.exist() {
+        return e2e::run(folders, arguments);
+    }
+    let tested = up::up(folders, &Spec::default()).and_then(|()| e2e::run(folders, arguments));
+    let down = down(folders);
+    tested.and(down)
+}
+
+fn load_image(folders: &Folders, archive: &std::path::Path) -> Result<()> {
+    for number in 1..=Spec::of_run(folders)?.nodes {
+        let node = Node { number, place: Place::find(folders, &node_name(number))? };
+        node.load_image(archive)?;
+    }
+    Ok(())
+}
+
+fn status(folders: &Folders) -> Result<()> {
+    let control = Place::find(folders, CONTROL)?;
+    println!("{:?}", Spec::of_run(folders)?);
+    let mut entries = fs::read_dir(folders.of_run("pids"))?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let pid = fs::read_to_string(entry.path())?;
+        let state = if PathBuf::from(format!("/proc/{pid}")).exists() { "runs" } else { "HAS ENDED" };
+        println!("{:<32} {pid:>8} {state}", entry.file_name().to_string_lossy());
+    }
+    println!("{}", control::kubectl(&control, folders, &["get", "nodes", "-o", "wide"])?);
+    println!("{}", control::kubectl(&control, folders, &["get", "pods", "-A", "-o", "wide"])?);
+    Ok(())
+}
+
+/// Everything that a cluster has is in its cgroups and in one folder: the namespaces, devices and mounts go with the
+/// last process.
+fn down(folders: &Folders) -> Result<()> {
+    Cgroups::locate()?.remove()?;
+    if folders.state().exists() {
+        fs::remove_dir_all(folders.state())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+# The file system of a machine of the cluster: the host's, with folders of its own laid over those that its programs
+# write to. Runs in a new mount namespace that passes nothing back; stays and holds the namespaces.
+# $1 is the machine's name, $2 its folder, $3 its cgroup (version 2).
+hostname "$1"
+# A real machine shares its mounts with its containers; kubelet and CNI plugins rely on it.
+mount --make-rshared /
+mkdir -p "$2/own" "$2/containerd" "$2/kubelet"
+mount -t tmpfs -o mode=755 own "$2/own"
+for folder in etc opt var/lib var/log; do
+    mkdir -p "$2/own/$folder" "$2/own/work/$folder"
+    mount -t overlay -o "lowerdir=/$folder,upperdir=$2/own/$folder,workdir=$2/own/work/$folder" overlay "/$folder"
+done
+mount -t tmpfs -o mode=755 run /run
+mkdir -p /run/lock /run/netns /run/containerd /run/sheave /run/cgroup
+# A real machine has a hierarchy of its own; this one has a part of the host's, under a name that all machines share.
+mount --bind "$3" /run/cgroup
+mkdir -p /var/lib/containerd /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers
+mkdir -p /opt/cni/bin /etc/cni/net.d
+rm -f /etc/cni/net.d/*
+mount --bind "$2/containerd" /var/lib/containerd
+mount --bind "$2/kubelet" /var/lib/kubelet
+mount -t bpf bpf /sys/fs/bpf
+printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 %s\n' "$1" > "$2/own/hosts"
+printf 'nameserver 172.30.0.1\n' > "$2/own/resolv.conf"
+# In place: both may be mounts or links already.
+mount --bind "$2/own/hosts" /etc/hosts
+mount --bind "$2/own/resolv.conf" /etc/resolv.conf
+touch "$2/ready"
+exec sleep infinity

@@ -1,0 +1,94 @@
+//! What somebody asked for: kept with the cluster, for whoever asks later what it is.
+//!
+//! Must not know: how it comes about.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Families, Folders};
+
+/// Who serves Services, and with whom pods get their network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Proxy {
+    /// Sheave for both.
+    Sheave,
+    /// The real kube-proxy with nftables, and the reference CNI plugins.
+    KubeProxyNftables,
+    /// The real kube-proxy with iptables, and the reference CNI plugins.
+    KubeProxyIptables,
+}
+
+/// How Sheave comes onto the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Install {
+    /// As a user does it: image, chart, DaemonSet.
+    Daemonset,
+    /// As programs of the machines, with the rights of the administrator: no image has to be made.
+    Process,
+}
+
+/// A cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    /// How many nodes, 1 to 9.
+    pub(crate) nodes: u8,
+    /// Who serves Services.
+    pub(crate) proxy: Proxy,
+    /// How Sheave comes onto the nodes.
+    pub(crate) install: Install,
+    /// Sheave's `--routing`.
+    pub(crate) routing: String,
+    /// Sheave's `--socket-lb`.
+    pub(crate) socket_lb: String,
+    /// The order of families.
+    pub(crate) families: Families,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        let words = |text: &str| text.to_owned();
+        Self {
+            nodes: 2,
+            proxy: Proxy::Sheave,
+            install: Install::Daemonset,
+            routing: words("auto"),
+            socket_lb: words("all"),
+            families: Families::V4First,
+        }
+    }
+}
+
+impl Spec {
+    /// In a few words that can name a folder.
+    pub(crate) fn title(&self) -> String {
+        let Self { nodes, proxy, install: _, routing, socket_lb, families } = self;
+        let proxy = proxy.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let settings = match self.proxy {
+            Proxy::Sheave => format!("-routing-{routing}-socket-lb-{socket_lb}"),
+            Proxy::KubeProxyNftables | Proxy::KubeProxyIptables => String::new(),
+        };
+        let [first, _] = families.order(["ipv4", "ipv6"]);
+        format!("{proxy}-{nodes}-nodes{settings}-{first}-first")
+    }
+
+    /// # Errors
+    /// The folder cannot be written to.
+    pub(crate) fn keep(&self, folders: &Folders) -> Result<()> {
+        Ok(fs::write(folders.of_run("spec.json"), serde_json::to_string_pretty(self)?)?)
+    }
+
+    /// That of the running cluster.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn of_run(folders: &Folders) -> Result<Self> {
+        let text = fs::read_to_string(folders.of_run("spec.json"))
+            .context("no cluster is up: cargo xtask cluster up")?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
