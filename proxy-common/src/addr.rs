@@ -120,7 +120,7 @@ impl Address for Ipv4Be {
 
     #[inline(always)]
     fn fold(self) -> u64 {
-        self.0 as u64
+        u64::from(self.0)
     }
 
     #[inline(always)]

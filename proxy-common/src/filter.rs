@@ -40,6 +40,7 @@ pub struct Bit {
 }
 
 impl Bit {
+    #[expect(clippy::cast_possible_truncation, reason = "20 bits are left, less those of the element")]
     #[inline(always)]
     fn of(word: u64, bits: u32) -> Self {
         // Twice: neighbours differ in the upper bits of a word in network byte order, which one product leaves there.
