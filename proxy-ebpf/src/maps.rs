@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use proxy_common::{
     AffinityKey, AffinityValue, BackendValue, DeviceValue, EndpointValue, FlowKey, FlowPlace, FlowValue,
-    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PodRanges, ServiceKey, ServiceValue,
-    SocketLb, SocketPeer, SourceRangeKey, UdpFlows,
+    FragmentKey, FragmentValue, Ipv4Be, Ipv6Be, MasqueradeKey, PacketSettings, PodRanges, ServiceKey,
+    ServiceValue, SocketLb, SocketPeer, SourceRangeKey, UdpFlows,
     counter::COUNTER_SLOTS,
     filter,
     names::{

@@ -4,10 +4,15 @@
 
 use core::{arch::asm, ffi::c_void};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_loop, maps::{Array, lpm_trie::Key}};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_loop,
+    maps::{Array, lpm_trie::Key},
+};
 use proxy_common::{
     AffinityKey, AffinityValue, BackendId, BackendValue, Bit, DeviceValue, FlowFlags, FlowKey, FlowPlace,
-    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, PodRanges, ServiceKey, ServiceValue, SourceRangeKey,
+    FlowValue, FragmentKey, FragmentValue, MasqueradeKey, PodRanges, ServiceKey, ServiceValue,
+    SourceRangeKey,
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 

@@ -61,19 +61,19 @@ fn with(ranges: PodRanges, bits: u32, key: MasqueradeKey) -> Option<PodRanges> {
     let mut ranges = ranges;
     if bits > MAPPED_BITS && mapped(last) {
         let mask = mask(bits - MAPPED_BITS);
-        put(&mut ranges.four, [last & mask, mask], [UNUSED, 0])?;
+        put(&mut ranges.four, [last & mask, mask], &[UNUSED, 0])?;
     } else if bits <= MAPPED_BITS && (a, b) == (0, 0) {
         // It may hold IPv4's addresses, too.
         return None;
     } else {
         let masks = [mask(bits.min(32)), mask(bits.saturating_sub(32).min(32))];
-        put(&mut ranges.six, [a & masks[0], b & masks[1], masks[0], masks[1]], [UNUSED, 0, 0, 0])?;
+        put(&mut ranges.six, [a & masks[0], b & masks[1], masks[0], masks[1]], &[UNUSED, 0, 0, 0])?;
     }
     Some(ranges)
 }
 
-fn put<T: PartialEq>(ranges: &mut [T], range: T, unused: T) -> Option<()> {
-    let place = ranges.iter().position(|used| *used == range || *used == unused)?;
+fn put<T: PartialEq>(ranges: &mut [T], range: T, unused: &T) -> Option<()> {
+    let place = ranges.iter().position(|used| *used == range || used == unused)?;
     ranges.get_mut(place).map(|place| *place = range)
 }
 

@@ -1,4 +1,4 @@
-//! An OCI image layout in a tar file: https://github.com/opencontainers/image-spec.
+//! An OCI image layout in a tar file: <https://github.com/opencontainers/image-spec>.
 //!
 //! Everything in it is a function of its contents: no clock, no user, no order but the one written here. Must not know
 //! how the programs were built.
@@ -133,7 +133,7 @@ fn config(contents: &Contents<'_>, layer: &Descriptor) -> Value {
     })
 }
 
-/// https://github.com/opencontainers/image-spec/blob/main/annotations.md
+/// <https://github.com/opencontainers/image-spec/blob/main/annotations.md>
 fn labels(origin: &Origin) -> Value {
     json!({
         "org.opencontainers.image.created": origin.written_time(),

@@ -96,7 +96,7 @@ fn component(package: &Package) -> Value {
     })
 }
 
-/// https://github.com/package-url/purl-spec
+/// <https://github.com/package-url/purl-spec>
 fn purl(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version)
 }
