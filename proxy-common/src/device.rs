@@ -14,11 +14,16 @@ shared_struct! {
         pub source4: Ipv4Be,
         /// As `source4`, for IPv6.
         pub source6: Ipv6Be,
+        /// 1: the device is the tunnel to other nodes. Their pods answer past it what does not bear its address.
+        pub is_tunnel: u32,
     }
 }
 
 impl DeviceValue {
     /// No address of either family.
-    pub const NONE: Self =
-        Self { source4: Ipv4Be::from_network_bits(0), source6: Ipv6Be::from_network_words([0; 4]) };
+    pub const NONE: Self = Self {
+        source4: Ipv4Be::from_network_bits(0),
+        source6: Ipv6Be::from_network_words([0; 4]),
+        is_tunnel: 0,
+    };
 }

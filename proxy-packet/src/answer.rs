@@ -52,7 +52,9 @@ pub(crate) fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Verdi
         return if reset(env, &work.outer) { Verdict::Bounce } else { Verdict::Drop };
     }
     let device = env.device();
-    let from = if refused { work.outer.destination } else { address_on(env, work, device) };
+    // The kernel's stack would drop as forged what comes in from an address of this host.
+    let by_destination = refused || work.from_host != 0;
+    let from = if by_destination { work.outer.destination } else { address_on(env, work, device) };
     let error = if refused {
         IcmpError::PortUnreachable
     } else if work.answer == Answer::TooBig as u32 {

@@ -39,7 +39,10 @@ pub(crate) fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, place: P
         if served && keeps(env, work) {
             return Next::Carry;
         }
-        flow::retire(env, work);
+        // What no Service serves may be masqueraded where it leaves: that flow is not over.
+        if served || !work.flow.flags().has(FlowFlags::MASQUERADED) {
+            flow::retire(env, work);
+        }
     }
     if served { Next::Begin } else { Next::Done(unserved(env, work, true)) }
 }

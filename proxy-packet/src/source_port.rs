@@ -56,9 +56,12 @@ pub(crate) fn assign<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, place:
             Reached::Device | Reached::TooBig if work.flow.source == A::UNSPECIFIED => {
                 return Assigned::NoAddress;
             }
-            Reached::Device | Reached::TooBig => return free_port(env, work),
-            // The backend is this host: its replies are ours to translate whatever they are addressed to.
-            Reached::Host => (),
+            Reached::Device | Reached::TooBig if work.flow.flags().has(FlowFlags::SOURCE_IS_NODE) => {
+                return free_port(env, work);
+            }
+            // A process of the host has an address of it already. Or the backend is this host: its replies are ours to
+            // translate whatever they are addressed to.
+            Reached::Device | Reached::TooBig | Reached::Host => (),
         }
     }
     work.other_key = work.flow.reply_key();
@@ -68,28 +71,34 @@ pub(crate) fn assign<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, place:
 /// Whether the reply would not return through this node, or is wanted to (services.md 3.7).
 #[inline(always)]
 fn wants_node_address<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>, place: Place) -> bool {
+    let is_local = BackendFlags(work.backend.flags).has(BackendFlags::LOCAL);
     if work.from_host != 0 {
-        return false;
+        return !is_local;
     }
     let hairpin = work.outer.source == work.backend.address;
-    let is_local = BackendFlags(work.backend.flags).has(BackendFlags::LOCAL);
     let elsewhere = matches!(place, Place::Node) && !is_local;
     hairpin || elsewhere || work.from_outside != 0 || setting!(env, masquerade_all) != 0
 }
 
-/// Sets the flow's source to the node's address on the device that leads to the backend.
-#[inline(always)]
+/// Sets the flow's source to the node's address on the device that leads to the backend. What a process of the host
+/// sends has an address of the node: that of the way to the Service. It gets another only where the backend is behind the
+/// tunnel, for answers to the node's outer address would come past it, and be masqueraded there.
+#[inline(never)]
 fn node_source<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Reached {
     // As the packet will leave: for a client's link-local address the kernel has no route but to itself.
-    let source = address_on(env, work, NODE_DEFAULT);
+    let source = if work.from_host != 0 { work.outer.source } else { address_on(env, work, NODE_DEFAULT) };
     let destination = work.backend.address;
     // Length 0: whether the packet fits is a question of each packet, not of the flow.
     let reached = ask_route(env, work, source, destination, 0);
     if matches!(reached, Reached::Device | Reached::TooBig) {
-        work.flow.source = address_on(env, work, work.route.device);
-        work.flow.flags |= FlowFlags::SOURCE_IS_NODE;
+        let address = address_on(env, work, work.route.device);
+        if work.from_host == 0 || (work.device.is_tunnel != 0 && address != A::UNSPECIFIED) {
+            work.flow.source = address;
+            work.flow.flags |= FlowFlags::SOURCE_IS_NODE;
+        }
     }
-    if matches!(reached, Reached::Host) && !is_here(env, work) { Reached::Nowhere } else { reached }
+    let lost = matches!(reached, Reached::Host) && work.from_host == 0 && !is_here(env, work);
+    if lost { Reached::Nowhere } else { reached }
 }
 
 /// Whether the backend is this host itself. The kernel's answer for "this host" is the same as for "no route": while a

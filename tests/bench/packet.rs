@@ -135,7 +135,7 @@ impl Bench {
         let mut plane = Plane::open_configured(&lab, &config)?;
         let pods = vec!["10.244.0.0/24".parse()?, "fd00:10:244::/64".parse()?];
         plane.data.set_masquerade(&Masquerade { pods, exempt: Vec::new() })?;
-        let own = DeviceValue { source4: NODE_V4.into(), source6: NODE_V6.into() };
+        let own = DeviceValue { source4: NODE_V4.into(), source6: NODE_V6.into(), ..DeviceValue::NONE };
         plane.data.set_device(NODE_DEFAULT, own)?;
         let outside = plane.attach_device(&lab.node, "outside", DeviceRole::Node, own)?;
         let pod = plane.attach_device(&lab.node, "pod1", DeviceRole::Pod, DeviceValue::NONE)?;

@@ -77,12 +77,6 @@ fn every_scenario_holds(wiring: Wiring, path: Translation) {
     let mut scenarios = ["own-pods", "scenarios"].map(read).concat();
     // Patterns of devices are those of pods that are wired by hand.
     scenarios.retain(|scenario| !scenario.settings.iter().any(|setting| setting == "--devices"));
-    if (wiring, path) == (Wiring::Tunnel, Translation::Packets) {
-        // What a process of the node sends through the tunnel by packets bears the wrong address: see `docs/limits.md`.
-        for row in scenarios.iter_mut().flat_map(|scenario| &mut scenario.rows) {
-            row.from.retain(|place| !place.starts_with("node"));
-        }
-    }
     run(&mut site, &settings(wiring), scenarios, path);
 }
 

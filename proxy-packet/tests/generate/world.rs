@@ -190,7 +190,7 @@ pub fn node() -> Simulation {
     for ip in Ip::BOTH {
         routes(&mut world, ip);
     }
-    let value = |name: &str| DeviceValue { source4: v4(name), source6: v6(name) };
+    let value = |name: &str| DeviceValue { source4: v4(name), source6: v6(name), is_tunnel: 0 };
     world.devices.insert(NODE_DEFAULT, value("node"));
     world.devices.insert(Device::Eth0.index(), value("node"));
     world.devices.insert(Device::Eth1.index(), value("second"));

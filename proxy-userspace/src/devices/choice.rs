@@ -84,7 +84,11 @@ fn values(snapshot: &Snapshot, roles: &BTreeMap<u32, DeviceRole>) -> (Primary, B
     let excluded = snapshot.links.iter().filter(no_sources).map(|(index, _)| *index).collect();
     let primary = Primary::of_node(snapshot, &node_devices, &excluded);
     // Where a device has no address of a family, the node's.
-    let of_device = |index: u32| (index, Primary::of_device(snapshot, index).or(primary).value());
+    let of_device = |index: u32| {
+        let is_tunnel = snapshot.links.get(&index).is_some_and(Link::is_tunnel).into();
+        let value = Primary::of_device(snapshot, index).or(primary).value();
+        (index, DeviceValue { is_tunnel, ..value })
+    };
     let mut values: BTreeMap<u32, DeviceValue> = node_devices.into_iter().map(of_device).collect();
     values.insert(NODE_DEFAULT, primary.value());
     (primary, values)
@@ -102,7 +106,8 @@ impl Rules<'_> {
         if link.is_loopback {
             return with_loopback.then_some(DeviceRole::Node);
         }
-        if fits(node) {
+        // What comes through the tunnel is for pods, whatever the administrator calls the devices that lead out.
+        if fits(node) || link.is_tunnel() {
             return Some(DeviceRole::Node);
         }
         if fits(pod) {
@@ -291,6 +296,25 @@ mod tests {
     }
 
     #[test]
+    fn the_tunnel_is_a_node_device_whatever_the_patterns_say() {
+        let snapshot = snapshot(
+            vec![link("eth0"), link("sheave.vxlan")],
+            vec![on(2, "192.0.2.1/24"), on(3, "10.244.1.0/32")],
+            vec![via(2)],
+        );
+        for (node, pod) in [(&[][..], &[][..]), (&["eth*"], &[]), (&["eth0"], &["*"])] {
+            let selection = Selection { node: patterns(node), pod: patterns(pod), with_loopback: false };
+            let choice = choose(&snapshot, &selection);
+            let roles: Vec<_> = choice.devices.values().map(|it| (it.name.as_str(), it.role)).collect();
+            let expected = [("eth0", DeviceRole::Node), ("sheave.vxlan", DeviceRole::Node)];
+            assert_eq!(roles, expected, "{selection:?}");
+            let source = Ipv4Be::from(std::net::Ipv4Addr::new(10, 244, 1, 0));
+            assert_eq!((choice.values[&3].source4, choice.values[&3].is_tunnel), (source, 1));
+            assert_eq!(choice.values[&2].is_tunnel, 0);
+        }
+    }
+
+    #[test]
     fn the_loopback_device_is_chosen_only_when_the_host_is_served_by_packets() {
         let selection = Selection { with_loopback: true, ..Selection::default() };
         let snapshot = snapshot(vec![], vec![on(1, "192.0.2.1/32")], vec![]);
@@ -318,6 +342,7 @@ mod tests {
         let value = |v4: [u8; 4]| DeviceValue {
             source4: Ipv4Be::from(std::net::Ipv4Addr::from(v4)),
             source6: Ipv6Be::from("2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap()),
+            is_tunnel: 0,
         };
         let expected = [
             (NODE_DEFAULT, value([192, 0, 2, 1])),

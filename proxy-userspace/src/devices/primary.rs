@@ -58,6 +58,7 @@ impl Primary {
         DeviceValue {
             source4: self.v4.map_or(none.source4, Ipv4Be::from),
             source6: self.v6.map_or(none.source6, Ipv6Be::from),
+            ..none
         }
     }
 }

@@ -76,6 +76,11 @@ impl Link {
         self.name == "kube-ipvs0" || self.name.starts_with("nodelocaldns")
     }
 
+    /// Whether it is the tunnel that `routing` makes.
+    pub fn is_tunnel(&self) -> bool {
+        self.name == crate::routing::DEVICE
+    }
+
     pub(super) fn of(message: &LinkMessage) -> Self {
         let mut link =
             Self { is_loopback: message.header.flags.contains(LinkFlags::Loopback), ..Self::default() };
