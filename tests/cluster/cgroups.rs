@@ -17,6 +17,9 @@ use crate::layout::CGROUP;
 
 const END_LIMIT: Duration = Duration::from_secs(30);
 
+/// The controllers that the host's root gave on before; on a file system that a restart empties, as it does the groups.
+const GIVEN_BEFORE: &str = "/run/sheave-cluster.controllers";
+
 /// The hierarchies of this machine: version 1, version 2, or both beside each other.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
@@ -66,6 +69,7 @@ impl Cgroups {
     pub(crate) fn make(&self, place: &str) -> Result<()> {
         for hierarchy in self.hierarchies() {
             let mut group = hierarchy.clone();
+            note_root(&group)?;
             for part in [CGROUP, place, "programs"] {
                 enable_controllers(&group);
                 group.push(part);
@@ -110,7 +114,8 @@ impl Cgroups {
                 Ok(events.contains("populated 0").then_some(()))
             })?;
         }
-        self.hierarchies().try_for_each(|hierarchy| remove_tree(&hierarchy.join(CGROUP)))
+        self.hierarchies().try_for_each(|hierarchy| remove_tree(&hierarchy.join(CGROUP)))?;
+        restore_root(&self.unified)
     }
 
     fn hierarchies(&self) -> impl Iterator<Item = &PathBuf> {
@@ -140,6 +145,27 @@ fn enable_controllers(group: &Path) {
         // Some cannot be given on, which kubelet will say if it needs them.
         let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{name}"));
     }
+}
+
+/// Keeps what the host's root gave on before the first cluster, until the last is gone.
+fn note_root(root: &Path) -> Result<()> {
+    let given = root.join("cgroup.subtree_control");
+    if given.exists() && !Path::new(GIVEN_BEFORE).exists() {
+        fs::copy(given, GIVEN_BEFORE)?;
+    }
+    Ok(())
+}
+
+/// Takes back what [`enable_controllers`] switched on for everybody.
+fn restore_root(root: &Path) -> Result<()> {
+    let Ok(before) = fs::read_to_string(GIVEN_BEFORE) else { return Ok(()) };
+    let file = root.join("cgroup.subtree_control");
+    let now = fs::read_to_string(&file)?;
+    for name in now.split_whitespace().filter(|name| before.split_whitespace().all(|it| it != *name)) {
+        // Somebody else may use it meanwhile.
+        let _ = fs::write(&file, format!("-{name}"));
+    }
+    fs::remove_file(GIVEN_BEFORE).context("cannot remove the note of the root's controllers")
 }
 
 fn remove_tree(group: &Path) -> Result<()> {

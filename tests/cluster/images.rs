@@ -176,10 +176,14 @@ fn add_system(folders: &Folders, root: &Path) -> Result<()> {
 }
 
 fn debootstrap(root: &Path) -> Result<()> {
+    let os = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let own = os.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let own = own.context("/etc/os-release has no VERSION_CODENAME")?.trim_matches('"');
     let format = ["--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"];
     let targets = output(Command::new("apt-get").arg("indextargets").args(format))?;
-    let first = targets.lines().next().and_then(|line| line.split_once(' '));
-    let (archive, release) = first.context("apt has no archive: /etc/apt/sources.list")?;
+    // Among others there may be backports and updates, of which no system can be made.
+    let own = targets.lines().filter_map(|line| line.split_once(' ')).find(|(_, release)| *release == own);
+    let (archive, release) = own.context("apt has no archive of this system's release")?;
     eprintln!("making a minimal {release} from {archive}: a minute, but only the first time");
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={PACKAGES}"), release]).arg(root).arg(archive);

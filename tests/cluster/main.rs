@@ -126,8 +126,34 @@ fn test(folders: &Folders, arguments: &e2e::Arguments) -> Result<()> {
         return e2e::run(folders, arguments);
     }
     let tested = up::up(folders, &Spec::default()).and_then(|()| e2e::run(folders, arguments));
+    if tested.is_err() {
+        keep_logs(folders);
+    }
     let down = down(folders);
     tested.and(down)
+}
+
+/// What tells why a test failed would go with the machines.
+fn keep_logs(folders: &Folders) {
+    let kept = folders.repository("target/e2e/logs");
+    let _ = fs::remove_dir_all(&kept);
+    let moved =
+        fs::create_dir_all(&kept).and_then(|()| fs::rename(folders.of_run("logs"), kept.join("machines")));
+    let words = [
+        "-n",
+        "kube-system",
+        "logs",
+        "-l",
+        "app.kubernetes.io/name=sheave",
+        "--all-containers",
+        "--prefix",
+        "--tail=-1",
+    ];
+    let logs = Place::find(folders, CONTROL).and_then(|control| control::kubectl(&control, folders, &words));
+    if let (Ok(()), Ok(logs)) = (moved, logs) {
+        let _ = fs::write(kept.join("agents"), logs);
+    }
+    eprintln!("logs are in {}", kept.display());
 }
 
 fn load_image(folders: &Folders, archive: &std::path::Path) -> Result<()> {

@@ -6,6 +6,14 @@ hostname "$1"
 mount --make-rshared /
 mkdir -p "$2/own" "$2/containerd" "$2/kubelet"
 mount -t tmpfs -o mode=755 own "$2/own"
+# Kubelet sets these for the whole kernel, whatever its namespaces: it finds them as it wants them, and the host's stay.
+for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
+    kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+    name="${setting%=*}"
+    file="$2/own/${name##*/}"
+    echo "${setting#*=}" > "$file"
+    mount --bind "$file" "/proc/sys/$name"
+done
 for folder in etc opt var/lib var/log; do
     mkdir -p "$2/own/$folder" "$2/own/work/$folder"
     mount -t overlay -o "lowerdir=/$folder,upperdir=$2/own/$folder,workdir=$2/own/work/$folder" overlay "/$folder"

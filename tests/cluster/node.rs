@@ -166,6 +166,8 @@ fn kubelet_config(node: &str, families: Families) -> serde_json::Value {
         // A pod on this machine should wait for its work and not for a turn.
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
+        // Its default is a folder of the host.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "registryPullQPS": 0,
         "serializeImagePulls": false,
     })

@@ -98,6 +98,6 @@ impl Folders {
     /// What `cargo xtask image` makes of this version.
     fn sheave_image(&self) -> std::path::PathBuf {
         let processor = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        self.repository(&format!("target/image/sheave-{}-{processor}.tar", env!("CARGO_PKG_VERSION")))
+        self.repository(&format!("target/image/sheave-{}-{processor}-dev.tar", env!("CARGO_PKG_VERSION")))
     }
 }

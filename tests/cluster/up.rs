@@ -25,8 +25,15 @@ const READY_LIMIT: Duration = Duration::from_mins(3);
 pub(crate) fn up(folders: &Folders, spec: &Spec) -> Result<()> {
     let cgroups = Cgroups::locate()?;
     ensure!(!cgroups.exist(), "a cluster is up, or was left half-way: cargo xtask cluster down");
+    // Machines lay folders of their own over these.
+    let hidden = ["/etc", "/opt", "/run", "/var/lib", "/var/log"];
+    ensure!(
+        !hidden.iter().any(|it| folders.state().starts_with(it)),
+        "the repository must not lie below {hidden:?}"
+    );
     let start = Instant::now();
     let archives = images::prepare(folders)?;
+    ensure!(!cgroups.exist(), "somebody has brought a cluster up meanwhile");
     let say = |what: &str| println!("{:6.1} s  {what}", start.elapsed().as_secs_f64());
     if folders.state().exists() {
         // Without groups, what is left is of before a restart of this machine.

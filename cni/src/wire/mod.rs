@@ -110,7 +110,7 @@ pub fn repair(attachment: &Attachment, pins: &Pins) -> Result<Vec<String>, WireE
         let namespace = open(attachment)?;
         let mut kernel = Kernel::open(&namespace, pins)?;
         kernel.host_index = host_index;
-        run::run(&plan::host_side(attachment), &mut kernel)?;
+        run::mend(&plan::host_side(attachment), &mut kernel)?;
     }
     Ok(missing)
 }

@@ -28,6 +28,12 @@ pub(super) fn run(steps: &[Step], effects: &mut impl Effects) -> Result<(), Wire
     Ok(())
 }
 
+/// Makes what it can of a network that is there, and undoes nothing: that would take away what the pod still has. The first
+/// failure is told.
+pub(super) fn mend(steps: &[Step], effects: &mut impl Effects) -> Result<(), WireError> {
+    steps.iter().map(|step| effects.perform(step).map(drop)).fold(Ok(()), Result::and)
+}
+
 fn undo_all(cause: WireError, done: &[Undo], effects: &mut impl Effects) -> WireError {
     let results = done.iter().rev().map(|undo| effects.undo(undo));
     let left: Vec<String> = results.filter_map(Result::err).map(|error| error.to_string()).collect();

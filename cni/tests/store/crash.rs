@@ -167,5 +167,5 @@ fn assert_nothing_leaked(folder: &Path, store: &Store) {
     let mut files: Vec<_> =
         fs::read_dir(folder.join("cni")).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["addresses", "attachments", "boot"], "a file that was begun is used up");
+    assert_eq!(files, ["addresses", "attachments", "boot", "exhausted"], "a file that was begun is used up");
 }

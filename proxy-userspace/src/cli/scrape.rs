@@ -58,7 +58,7 @@ fn of_room(all: &[Room], refused: u64) -> Vec<Reading> {
         ),
         Reading {
             name: "pod_addresses_exhausted",
-            help: "Pods that were refused because no address was free, since the node was started",
+            help: "Requests for a pod's address that were refused because none was free, since the node was started",
             is_counter: true,
             values: vec![(Vec::new(), number(refused))],
         },

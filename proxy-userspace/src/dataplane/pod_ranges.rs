@@ -61,12 +61,26 @@ fn with(ranges: PodRanges, bits: u32, key: MasqueradeKey) -> Option<PodRanges> {
     let mut ranges = ranges;
     if bits > MAPPED_BITS && mapped(last) {
         let mask = mask(bits - MAPPED_BITS);
+        let holds = |[first, own]: &[u32; 2]| *own != 0 && own & mask == *own && last & own == *first;
+        if ranges.four.iter().any(holds) {
+            return Some(ranges);
+        }
         put(&mut ranges.four, [last & mask, mask], &[UNUSED, 0])?;
     } else if bits <= MAPPED_BITS && (a, b) == (0, 0) {
         // It may hold IPv4's addresses, too.
         return None;
     } else {
         let masks = [mask(bits.min(32)), mask(bits.saturating_sub(32).min(32))];
+        let holds = |[first, second, own, more]: &[u32; 4]| {
+            *own != 0
+                && own & masks[0] == *own
+                && more & masks[1] == *more
+                && a & own == *first
+                && b & more == *second
+        };
+        if ranges.six.iter().any(holds) {
+            return Some(ranges);
+        }
         put(&mut ranges.six, [a & masks[0], b & masks[1], masks[0], masks[1]], &[UNUSED, 0, 0, 0])?;
     }
     Some(ranges)
@@ -138,6 +152,13 @@ mod tests {
         for ranges in [PodRanges::ANY, many, later, everybody, all(PodRanges::ANY, &["0.0.0.0/0"])] {
             assert!(holds(ranges, "192.0.2.1") && holds(ranges, "2001:db8::1"), "{ranges:?}");
         }
+    }
+
+    #[test]
+    fn what_a_prefix_holds_takes_no_place_of_its_own() {
+        let both = all(PodRanges::ANY, &["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        let pods = ["10.244.1.7/32", "10.244.1.8/32", "fd00:10:244:1::7/128", "fd00:10:244:1::8/128"];
+        assert_eq!(all(both, &pods), both);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use cni::{
     facts::NodeFacts,
-    record::Attachment,
+    record::{Attachment, AttachmentId},
     store::{Store, StoreError},
 };
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(2);
 /// ...and how many times as long as a reading: with many flows, removing those of pods takes a fifth of one CPU at most.
 const REST: u32 = 4;
+/// Whatever a reading had to wait for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A flow's idle time and a reservation are known to the second.
 const VAGUENESS: Duration = Duration::from_secs(1);
@@ -106,7 +108,7 @@ impl Addresses {
                     RETRY
                 }
             };
-            time::sleep((start.elapsed() * REST).max(PAUSE)).await;
+            time::sleep((start.elapsed() * REST).clamp(PAUSE, LONGEST_PAUSE)).await;
             tokio::select! {
                 names = bell.removals() => {
                     let names = names.iter().filter_map(|name| name.to_str());
@@ -168,6 +170,8 @@ impl Addresses {
         let store = Store::open(&self.run_dir)?;
         let (holders, mut strays) = (store.held()?, before.strays);
         gone.extend(given_back(&before.holders, &holders));
+        // An ADD that found it to be a pod's of which nothing is remembered has given it back: that pod has it still.
+        gone.retain(|address| holders.contains_key(address) || !leads_to_pod(*address));
         if !gone.is_empty() {
             self.forget(|address| gone.contains(&address), |_| true)?;
         }
@@ -199,13 +203,24 @@ fn given_back(before: &Holders, now: &Holders) -> BTreeSet<IpAddr> {
     before.iter().filter(is_gone).map(|(address, _)| *address).collect()
 }
 
-/// For how long each address has been its holder's.
+/// Whether the kernel has it lead to a pod. DEL removes the device, and the route with it, before it gives the address back.
+fn leads_to_pod(address: IpAddr) -> bool {
+    let nobody = AttachmentId { container_id: String::new(), ifname: String::new() };
+    let asked = Attachment { addresses: vec![address], ..Attachment::of(nobody) };
+    cni::wire::held_by_others(&asked).is_ok_and(|held| held.iter().any(|it| it.address == address))
+}
+
+/// For how long each address has been its holder's; not those that somebody has since a time to come: the clock was set
+/// back.
 fn ages(store: &Store) -> Result<BTreeMap<IpAddr, Duration>, StoreError> {
-    let now = SystemTime::now();
-    let age = |seconds| now.duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap_or_default();
     let attachments = store.list()?;
-    let of =
-        |it: &Attachment| it.addresses.iter().map(|address| (*address, age(it.since))).collect::<Vec<_>>();
+    // After the store's lock, which may have taken its time.
+    let now = SystemTime::now();
+    let age = |seconds| now.duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).ok();
+    let of = |it: &Attachment| {
+        let age = age(it.since);
+        it.addresses.iter().filter_map(|address| Some((*address, age?))).collect::<Vec<_>>()
+    };
     Ok(attachments.iter().flat_map(of).collect())
 }
 

@@ -6,7 +6,7 @@
 //
 // A program of its own, because `cargo xtask test apiserver` needs none of it
 // and should not wait for its build. `cargo xtask cluster` builds it into
-// target/cluster-programs/.
+// target/kubernetes/.
 package main
 
 import (

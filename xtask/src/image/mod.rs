@@ -91,7 +91,9 @@ pub(crate) fn build(workspace: &Workspace, settings: &Settings) -> Result<PathBu
     };
     let programs = programs::build(workspace, settings.arch, &settings.profile)?;
     let origin = Origin::of(workspace)?;
-    let name = format!("sheave-{}-{}", origin.version, settings.arch.oci());
+    // A quick build must not be taken for a release.
+    let kind = if settings.profile == "release" { String::new() } else { format!("-{}", settings.profile) };
+    let name = format!("sheave-{}-{}{kind}", origin.version, settings.arch.oci());
     let reference = format!("{REPOSITORY}:{}", origin.version);
     let archive = archive::image(&archive::Contents {
         programs: &programs.files,

@@ -71,7 +71,8 @@ fn remembered(path: &Path) -> Vec<String> {
 fn at(config: &Config, address: &str) -> Option<Config> {
     let mut config = config.clone();
     config.cluster_url = address.parse().ok()?;
-    Some(config)
+    // Without TLS whoever listens would be told the token.
+    (config.cluster_url.scheme_str() == Some("https")).then_some(config)
 }
 
 /// Those of the clients whose server answers, in their order.
@@ -100,7 +101,11 @@ mod tests {
     fn what_the_pod_was_told_comes_before_what_was_remembered_and_the_node_itself_comes_last() {
         let folder = tempfile::tempdir().unwrap();
         let known = folder.path().join("api-servers");
-        fs::write(&known, "https://192.0.2.1:6443\nhttps://127.0.0.1:6444\nno address at all\n").unwrap();
+        fs::write(
+            &known,
+            "https://192.0.2.1:6443\nhttp://192.0.2.2:6443\nhttps://127.0.0.1:6444\nno address at all\n",
+        )
+        .unwrap();
         let found = addresses(Some(&known));
         let wanted = ["10.96.0.1", "192.0.2.1:6443", "127.0.0.1:6444", "127.0.0.1:6443", "127.0.0.1:7445"];
         // A machine that is a node comes before.
