@@ -2,7 +2,7 @@
 //!
 //! Needed where the stack would refuse the packet: one whose source is an address of this node. Must not know flows.
 
-use proxy_common::Counter;
+use proxy_common::{Counter, FlowFlags, ServiceFlags};
 
 use crate::{
     Work, answer,
@@ -73,12 +73,25 @@ pub(crate) fn look_onward<A: Wire, E: Env<A>>(
         }
         Reached::Device => Onward::Out,
         Reached::Host => Onward::Host,
+        Reached::TooBig if would_narrow_tunnel(work) => {
+            env.count(Counter::DroppedTooBig);
+            Onward::Dropped
+        }
         Reached::TooBig => answer(env, work, Answer::TooBig, Counter::DroppedTooBig),
         Reached::Nowhere => {
             env.count(Counter::DroppedNoRoute);
             Onward::Dropped
         }
     }
+}
+
+/// Whether the host itself would be told that a tunnel is the narrowest way to an address that can be a node's. What goes
+/// through the tunnel goes to that address, too: the kernel would make the tunnel narrower by as much as it takes off, and
+/// so on with each packet. A ClusterIP is nobody's.
+#[inline(always)]
+fn would_narrow_tunnel<A: Wire>(work: &Work<A>) -> bool {
+    let through_tunnel = work.from_host != 0 && work.flow.flags().has(FlowFlags::SOURCE_IS_NODE);
+    through_tunnel && !ServiceFlags(work.address_flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT)
 }
 
 #[inline(always)]
