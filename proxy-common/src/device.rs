@@ -14,7 +14,8 @@ shared_struct! {
         pub source4: Ipv4Be,
         /// As `source4`, for IPv6.
         pub source6: Ipv6Be,
-        /// 1: the device is the tunnel to other nodes. Their pods answer past it what does not bear its address.
+        /// 1: the device is the tunnel to other nodes. Their pods answer past it what does not bear its address. Under
+        /// [`NODE_DEFAULT`]: the node has a tunnel.
         pub is_tunnel: u32,
     }
 }

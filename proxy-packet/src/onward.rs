@@ -2,7 +2,7 @@
 //!
 //! Needed where the stack would refuse the packet: one whose source is an address of this node. Must not know flows.
 
-use proxy_common::{Counter, FlowFlags, ServiceFlags};
+use proxy_common::{Counter, ServiceFlags, device::NODE_DEFAULT};
 
 use crate::{
     Work, answer,
@@ -73,7 +73,7 @@ pub(crate) fn look_onward<A: Wire, E: Env<A>>(
         }
         Reached::Device => Onward::Out,
         Reached::Host => Onward::Host,
-        Reached::TooBig if would_narrow_tunnel(work) => {
+        Reached::TooBig if would_narrow_tunnel(env, work) => {
             env.count(Counter::DroppedTooBig);
             Onward::Dropped
         }
@@ -85,13 +85,16 @@ pub(crate) fn look_onward<A: Wire, E: Env<A>>(
     }
 }
 
-/// Whether the host itself would be told that a tunnel is the narrowest way to an address that can be a node's. What goes
-/// through the tunnel goes to that address, too: the kernel would make the tunnel narrower by as much as it takes off, and
+/// Whether the host itself would be told how little fits the way to an address that can be another node's, while tunnels
+/// lead to other nodes. They go to that address, too: the kernel would make them narrower by what a tunnel takes off, and
 /// so on with each packet. A ClusterIP is nobody's.
 #[inline(always)]
-fn would_narrow_tunnel<A: Wire>(work: &Work<A>) -> bool {
-    let through_tunnel = work.from_host != 0 && work.flow.flags().has(FlowFlags::SOURCE_IS_NODE);
-    through_tunnel && !ServiceFlags(work.address_flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT)
+fn would_narrow_tunnel<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
+    let may_be_nodes = !ServiceFlags(work.address_flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT);
+    work.from_host != 0
+        && may_be_nodes
+        && env.device_of(NODE_DEFAULT, &mut work.device)
+        && work.device.is_tunnel != 0
 }
 
 #[inline(always)]

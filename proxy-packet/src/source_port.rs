@@ -92,7 +92,8 @@ fn node_source<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Reached {
     let reached = ask_route(env, work, source, destination, 0);
     if matches!(reached, Reached::Device | Reached::TooBig) {
         let address = address_on(env, work, work.route.device);
-        if work.from_host == 0 || (work.device.is_tunnel != 0 && address != A::UNSPECIFIED) {
+        let tunnels = env.device_of(work.route.device, &mut work.device) && work.device.is_tunnel != 0;
+        if work.from_host == 0 || (tunnels && address != A::UNSPECIFIED) {
             work.flow.source = address;
             work.flow.flags |= FlowFlags::SOURCE_IS_NODE;
         }

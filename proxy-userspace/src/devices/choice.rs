@@ -90,7 +90,8 @@ fn values(snapshot: &Snapshot, roles: &BTreeMap<u32, DeviceRole>) -> (Primary, B
         (index, DeviceValue { is_tunnel, ..value })
     };
     let mut values: BTreeMap<u32, DeviceValue> = node_devices.into_iter().map(of_device).collect();
-    values.insert(NODE_DEFAULT, primary.value());
+    let is_tunnel = snapshot.links.values().any(Link::is_tunnel).into();
+    values.insert(NODE_DEFAULT, DeviceValue { is_tunnel, ..primary.value() });
     (primary, values)
 }
 
@@ -310,7 +311,7 @@ mod tests {
             assert_eq!(roles, expected, "{selection:?}");
             let source = Ipv4Be::from(std::net::Ipv4Addr::new(10, 244, 1, 0));
             assert_eq!((choice.values[&3].source4, choice.values[&3].is_tunnel), (source, 1));
-            assert_eq!(choice.values[&2].is_tunnel, 0);
+            assert_eq!((choice.values[&2].is_tunnel, choice.values[&NODE_DEFAULT].is_tunnel), (0, 1));
         }
     }
 

@@ -173,12 +173,14 @@ impl Probe<'_> {
         self.topology.tunnels() && is_pod && others.any(|other| node(other).like(address) == address)
     }
 
-    /// The one way that large datagrams do not go: from a node to its own address as packets. They come whole, for the
+    /// The ways that large datagrams do not go: from a node to its own address as packets. They come whole, for the
     /// loopback device takes 64 KiB, and nothing cuts them up for the link that leads to the backend.
+    /// And where there are tunnels, from a node as packets to what may be a node's address: see `docs/limits.md`.
     fn is_limited(&self) -> bool {
-        let to_itself = self.place.is_node() && self.place.like(self.row.to.ip()) == self.row.to.ip();
-        let by_loopback = to_itself && self.path == Translation::Packets;
-        self.transport == Transport::Udp && by_loopback
+        let to_itself = self.place.like(self.row.to.ip()) == self.row.to.ip();
+        let is_untold = self.topology.tunnels() && !is_cluster_ip(self.row.to.ip());
+        let by_packet = self.place.is_node() && self.path == Translation::Packets;
+        self.transport == Transport::Udp && by_packet && (to_itself || is_untold)
     }
 
     /// Many bytes as well as few.
@@ -200,6 +202,14 @@ impl Probe<'_> {
         let lost = if self.topology.tunnels() { 2 } else { 0 };
         let mut attempts = (0..=lost).map(|_| ask(socket, &pattern(DATAGRAM)));
         attempts.find(Result::is_ok).unwrap_or_else(|| ask(socket, &pattern(DATAGRAM)))
+    }
+}
+
+/// Whether it is in the Service range of every scenario.
+fn is_cluster_ip(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets().starts_with(&[10, 96]),
+        IpAddr::V6(address) => address.segments().starts_with(&[0xfd00, 0x10, 0x96]),
     }
 }
 
