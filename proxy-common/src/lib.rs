@@ -108,6 +108,6 @@ mod tests {
     #[test]
     fn a_changed_layout_is_noticed() {
         assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 1_563_893_295, 3_094_713_009));
-        assert_eq!(FLOW_SCHEMA_HASH, 3_029_502_000);
+        assert_eq!(FLOW_SCHEMA_HASH, 4_044_742_117);
     }
 }
