@@ -12,9 +12,9 @@ use netlink_packet_route::tc::{
 /// Priority of the first of our filters on a side of a device; the next has the next number.
 pub const FIRST_PRIORITY: u32 = 1_513;
 /// Handle of our filters at their priority.
-pub const HANDLE: u32 = 0x5ea7;
+const HANDLE: u32 = 0x5ea7;
 /// What the names of our filters begin with; then the program's.
-pub const NAME: &str = "sheave:";
+const NAME: &str = "sheave:";
 
 /// The qdisc's name.
 const CLSACT: &str = "clsact";

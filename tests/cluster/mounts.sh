@@ -15,8 +15,8 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
     mount --bind "$file" "/proc/sys/$name"
 done
 for folder in etc opt var/lib var/log; do
-    mkdir -p "$2/own/$folder" "$2/own/work/$folder"
-    mount -t overlay -o "lowerdir=/$folder,upperdir=$2/own/$folder,workdir=$2/own/work/$folder" overlay "/$folder"
+    mkdir -p "$2/own/$folder" "$2/own/overlay/$folder"
+    mount -t overlay -o "lowerdir=/$folder,upperdir=$2/own/$folder,workdir=$2/own/overlay/$folder" overlay "/$folder"
 done
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock /run/netns /run/containerd /run/sheave /run/cgroup

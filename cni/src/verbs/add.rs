@@ -120,8 +120,10 @@ impl<'a> Plan<'a> {
             if let Some(held) = own.filter(|_| !ours_to_choose) {
                 return Err(refused(held).into());
             }
-            let passed_over = own.map(|held| held.address.to_string()).unwrap_or_default();
-            world.log(&format!("passed over {passed_over}: a pod has it of which nothing is remembered"));
+            // The route may have gone between the two questions.
+            if let Some(Held { address, .. }) = own {
+                world.log(&format!("passed over {address}: a pod has it of which nothing is remembered"));
+            }
             wish.reserved.extend(held.iter().map(|held| held.address));
         }
         Err(Error::from(Refusal::Changing).into())

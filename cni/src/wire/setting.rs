@@ -18,12 +18,10 @@ pub(super) struct Setting {
     pub(super) key: String,
     /// Value.
     pub(super) value: String,
-    /// A kernel without it is fine.
-    pub(super) optional: bool,
 }
 
 fn setting(key: String, value: &str) -> Setting {
-    Setting { key, value: value.to_owned(), optional: false }
+    Setting { key, value: value.to_owned() }
 }
 
 fn has_ipv6(attachment: &Attachment) -> bool {
@@ -96,10 +94,7 @@ pub(super) fn restore(before: &[Setting]) {
 
 fn change(setting: &Setting) -> io::Result<Option<Setting>> {
     let path = format!("/proc/sys/net/{}", setting.key);
-    let old = match fs::read_to_string(&path) {
-        Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?.trim().to_owned(),
-    };
+    let old = fs::read_to_string(&path)?.trim().to_owned();
     if old == setting.value {
         return Ok(None);
     }
@@ -109,6 +104,10 @@ fn change(setting: &Setting) -> io::Result<Option<Setting>> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
     use crate::wire::sample;
 
@@ -116,16 +115,32 @@ mod tests {
     fn a_pod_without_ipv6_needs_no_setting_of_it() {
         let attachment =
             Attachment { addresses: vec!["10.244.1.5".parse().unwrap()], ..sample::dual_stack() };
-        let both = of_pod(&attachment).into_iter().chain(of_host(&attachment));
-        assert!(both.filter(|setting| !setting.optional).all(|setting| setting.key.starts_with("ipv4/")));
+        let mut both = of_pod(&attachment).into_iter().chain(of_host(&attachment));
+        assert!(both.all(|setting| setting.key.starts_with("ipv4/")));
         assert!(of_pod(&sample::dual_stack()).iter().any(|s| s.key == "ipv6/conf/lo/disable_ipv6"));
     }
 
     #[test]
-    fn a_setting_that_does_not_exist_is_named_and_the_others_are_set_back() {
+    fn a_setting_that_does_not_exist_is_named() {
         let missing = setting("ipv4/conf/nosuch/forwarding".into(), "1");
         let error = apply(std::slice::from_ref(&missing)).unwrap_err().to_string();
         assert!(error.contains("net.ipv4.conf.nosuch.forwarding"), "{error}");
-        assert_eq!(apply(&[Setting { optional: true, ..missing }]).unwrap(), []);
+    }
+
+    #[test]
+    #[ignore = "needs root: makes a namespace"]
+    fn where_one_setting_fails_the_others_are_set_back() {
+        let shown = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let (key, missing) = ("ipv4/conf/lo/rp_filter", "ipv4/conf/nosuch/rp_filter");
+            let now = || fs::read_to_string(format!("/proc/sys/net/{key}")).unwrap().trim().to_owned();
+            let before = now();
+            let other = if before == "2" { "1" } else { "2" };
+            assert_eq!(apply(&[setting(key.into(), other)]).unwrap(), [setting(key.into(), &before)]);
+            assert_eq!(now(), other);
+            apply(&[setting(key.into(), &before), setting(missing.into(), "1")]).unwrap_err();
+            now() == other
+        });
+        assert!(shown.join().unwrap());
     }
 }
