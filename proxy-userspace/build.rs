@@ -23,8 +23,9 @@ fn main() -> ExitCode {
 
 /// `target/bpf/sheave-ebpf.o` of this repository, whatever the target directory of user space is.
 fn object() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sheave-ebpf.o");
-    env::var_os(OVERRIDE).map_or_else(default, PathBuf::from)
+    // Of this run, not of the compilation of this script: cargo may have kept it from another checkout.
+    let manifest = || env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    env::var_os(OVERRIDE).map_or_else(|| manifest().join("../target/bpf/sheave-ebpf.o"), PathBuf::from)
 }
 
 fn copy(object: &Path) -> Result<(), String> {

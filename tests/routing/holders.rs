@@ -67,12 +67,13 @@ fn receive(socket: &UdpSocket) -> Option<SocketAddr> {
     socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from)
 }
 
-/// Whom the outside sees when the pod sends from `address`; port 0: any.
+/// Whom the outside sees when the pod sends from `address`; port 0: any. `None` also when it cannot answer that one, as
+/// it cannot answer a pod's own address: the agent is ready a moment before it masquerades.
 fn seen(rig: &Rig, address: SocketAddr, outside: &UdpSocket) -> Option<SocketAddr> {
     let pod = socket_at(rig, true, address);
     pod.send_to(b"question", outside.local_addr().unwrap()).unwrap();
     let from = receive(outside)?;
-    outside.send_to(b"answer", from).unwrap();
+    outside.send_to(b"answer", from).ok()?;
     receive(&pod).map(|_| from)
 }
 
