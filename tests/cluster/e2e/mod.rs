@@ -2,7 +2,8 @@
 //!
 //! Owns: Ginkgo's flags and the verdict. Must not know: how the cluster was made.
 
-mod list;
+pub(crate) mod list;
+pub(crate) mod record;
 mod report;
 
 use std::fs;
@@ -14,10 +15,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::list::{Entry, Verdict};
 use self::report::Outcome;
 use crate::cgroups::Cgroups;
+use crate::compatibility;
 use crate::control::ADMIN;
 use crate::layout::{CONTROL, Folders};
 use crate::place::{Place, output};
-use crate::spec::Spec;
+use crate::spec::{Install, Spec};
 
 /// Longer than any run: only a hanging test gets there.
 const LIMIT: &str = "--timeout=3h";
@@ -37,6 +39,9 @@ pub(crate) struct Arguments {
     /// Whatever the list skips, to see that the reason still holds
     #[arg(long)]
     skipped: bool,
+    /// Keep the results in tests/e2e/results, and bring docs/compatibility.md up to date
+    #[arg(long)]
+    record: bool,
 }
 
 /// Runs the tests and judges them.
@@ -44,14 +49,20 @@ pub(crate) struct Arguments {
 /// # Errors
 /// No cluster is up, the list does not fit the tests that there are, or a test that should pass did not.
 pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
-    let entries = list::parse(include_str!("../../e2e/network.txt"))?;
+    let entries = list::of_repository()?;
     list::check_complete(&entries, &all_names(folders)?)?;
     let spec = Spec::of_run(folders)?;
+    let is_recorded = arguments.record;
+    ensure!(!is_recorded || spec.install == Install::Daemonset, "only what users install is recorded");
     let chosen: Vec<&Entry> = entries.iter().filter(|entry| arguments.choose(entry, spec.nodes)).collect();
     ensure!(!chosen.is_empty(), "no test is chosen");
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
     let end = start(folders, &spec, arguments, &chosen, &results)?;
+    if is_recorded {
+        record::keep(folders, &results)?;
+        compatibility::write(folders)?;
+    }
     judge(&chosen, &report::read(&results.join("report.json"))?, &results)?;
     ensure!(end.success(), "the test run itself failed ({end}): {}", results.display());
     Ok(())
@@ -100,9 +111,9 @@ fn start(
     command.status().context("cannot start ginkgo")
 }
 
-/// One expression for exactly these tests; what stands between `\Q` and `\E` is taken as it is.
+/// One expression for exactly these tests.
 fn focus(chosen: &[&Entry]) -> String {
-    let names: Vec<String> = chosen.iter().map(|entry| format!(r"\Q{}\E", entry.name)).collect();
+    let names: Vec<String> = chosen.iter().map(|entry| report::quoted(&entry.name)).collect();
     format!("({})$", names.join("|"))
 }
 
@@ -113,7 +124,7 @@ fn judge(chosen: &[&Entry], outcomes: &[Outcome], results: &Path) -> Result<()> 
         let outcome = outcomes.iter().find(|outcome| outcome.name == entry.name);
         match outcome {
             Some(outcome) if outcome.state == "passed" => {}
-            Some(Outcome { name, state, message }) => {
+            Some(Outcome { name, state, message, .. }) => {
                 bad.push(format!("  {state}: {name}\n    {}", message.lines().next().unwrap_or_default()));
             }
             None => bad.push(format!("  did not run: {}", entry.name)),
@@ -142,7 +153,8 @@ mod tests {
     }
 
     fn outcome(name: &str, state: &str) -> Outcome {
-        Outcome { name: name.to_owned(), state: state.to_owned(), message: "because".to_owned() }
+        let (name, state, message) = (name.to_owned(), state.to_owned(), "because".to_owned());
+        Outcome { name, state, message, date: String::new(), is_chosen: true }
     }
 
     #[test]
@@ -170,7 +182,7 @@ mod tests {
             (false, true, 3, vec![skip]),
         ];
         for (slow, skipped, nodes, expected) in cases {
-            let arguments = Arguments { slow, focus: None, procs: 1, skipped };
+            let arguments = Arguments { slow, focus: None, procs: 1, skipped, record: false };
             let is_chosen = |verdict: &Verdict| arguments.choose(&entry("x", verdict.clone()), nodes);
             let chosen: Vec<Verdict> = all.iter().filter(|verdict| is_chosen(verdict)).cloned().collect();
             assert_eq!(chosen, expected, "slow {slow} skipped {skipped} nodes {nodes}");

@@ -1,0 +1,136 @@
+//! What came of some tests on the kinds of clusters.
+//!
+//! Must not know: which tests these are and why.
+
+use crate::e2e::list::Entry;
+use crate::e2e::record::{Ending, Record};
+use crate::spec::{Proxy, Spec};
+
+/// A kind of cluster and its record.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// A letter and a number: `S1`, `K1`.
+    pub(crate) label: String,
+    /// What it is.
+    pub(crate) spec: Spec,
+    /// What came of the tests there.
+    pub(crate) record: Record,
+}
+
+impl Cluster {
+    /// Whether Sheave serves there; else kube-proxy does.
+    pub(crate) fn is_sheave(&self) -> bool {
+        self.spec.proxy == Proxy::Sheave
+    }
+}
+
+/// How a test ended there; nothing if it has not run.
+pub(crate) fn outcome<'a>(cluster: &'a Cluster, entry: &Entry) -> Option<&'a Ending> {
+    cluster.record.lines.get(&entry.name).map(|line| &line.ending)
+}
+
+/// How many tests ended how on one cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// As they should.
+    pub(crate) passed: usize,
+    /// Otherwise.
+    pub(crate) failed: usize,
+    /// By themselves, as not applicable.
+    pub(crate) skipped: usize,
+    /// Not at all.
+    pub(crate) missing: usize,
+}
+
+impl Tally {
+    /// Of these tests.
+    pub(crate) fn of(cluster: &Cluster, entries: &[&Entry]) -> Self {
+        entries.iter().fold(Self::default(), |tally, entry| match outcome(cluster, entry) {
+            Some(Ending::Passed) => Self { passed: tally.passed + 1, ..tally },
+            Some(Ending::Failed) => Self { failed: tally.failed + 1, ..tally },
+            Some(Ending::Skipped(_)) => Self { skipped: tally.skipped + 1, ..tally },
+            None => Self { missing: tally.missing + 1, ..tally },
+        })
+    }
+
+    /// For a cell: how many of how many passed, and what of the others.
+    pub(crate) fn words(self) -> String {
+        let Self { passed, failed, skipped, missing } = self;
+        let total = passed + failed + skipped + missing;
+        if total == 0 {
+            return "–".to_owned();
+        }
+        let others = [(failed, "**failed**"), (skipped, "not applicable"), (missing, "not run")];
+        let others = others.iter().filter(|(count, _)| *count > 0);
+        let others: Vec<String> = others.map(|(count, word)| format!("{count} {word}")).collect();
+        let separator = if others.is_empty() { "" } else { "; " };
+        format!("{passed}/{total}{separator}{}", others.join(", "))
+    }
+}
+
+/// What upstream's tests say of a feature with Sheave.
+pub(crate) fn verdict(clusters: &[Cluster], entries: &[&Entry], has_own_tests: bool) -> &'static str {
+    let ours: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.is_sheave()).collect();
+    let any = |entry: &Entry, ending: &Ending| ours.iter().any(|cluster| outcome(cluster, entry) == Some(ending));
+    let passed = entries.iter().filter(|entry| any(entry, &Ending::Passed)).count();
+    if entries.iter().any(|entry| any(entry, &Ending::Failed)) {
+        "**fails**"
+    } else if passed < entries.len() {
+        if passed == 0 { "**not shown by upstream's tests**" } else { "in part" }
+    } else if passed > 0 {
+        "passes"
+    } else if has_own_tests {
+        "own tests"
+    } else {
+        "**untested**"
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::e2e::list;
+
+    /// A cluster with these lines in its record.
+    pub(crate) fn cluster(label: &str, proxy: Proxy, lines: &str) -> Cluster {
+        let spec = Spec { proxy, ..Spec::default() };
+        Cluster { label: label.to_owned(), spec, record: Record::parse(lines).unwrap() }
+    }
+
+    #[test]
+    fn a_cell_counts_what_did_not_pass_too() {
+        let lines = "passed 2026-11-01 a\nfailed 2026-11-01 b\nskipped 2026-11-01 c -- why\n";
+        let cluster = cluster("S1", Proxy::Sheave, lines);
+        let words = |text: &str| {
+            let entries = list::parse(text).unwrap();
+            Tally::of(&cluster, &entries.iter().collect::<Vec<_>>()).words()
+        };
+        assert_eq!(words("run a"), "1/1");
+        assert_eq!(words("run a\nrun b\nrun c\nrun d"), "1/4; 1 **failed**, 1 not applicable, 1 not run");
+        assert_eq!(words(""), "–");
+    }
+
+    #[test]
+    fn one_failure_on_one_cluster_fails_the_feature_and_kube_proxys_do_not_count() {
+        let clusters = [
+            cluster("S1", Proxy::Sheave, "passed 2026-11-01 a\npassed 2026-11-01 b\n"),
+            cluster("S2", Proxy::Sheave, "failed 2026-11-01 b\n"),
+            cluster("K1", Proxy::KubeProxyNftables, "failed 2026-11-01 a\npassed 2026-11-01 c\n"),
+        ];
+        let verdict = |text: &str, own: bool| {
+            let entries = list::parse(text).unwrap();
+            super::verdict(&clusters, &entries.iter().collect::<Vec<_>>(), own)
+        };
+        let cases = [
+            ("run a", false, "passes"),
+            ("run a\nrun b", true, "**fails**"),
+            ("run a\nskip c -- why", true, "in part"),
+            ("run c", true, "**not shown by upstream's tests**"),
+            ("", true, "own tests"),
+            ("", false, "**untested**"),
+        ];
+        for (text, own, expected) in cases {
+            assert_eq!(verdict(text, own), expected, "{text}");
+        }
+    }
+}
