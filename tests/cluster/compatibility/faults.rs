@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn only_what_cargo_runs_counts_as_a_test() {
-        let text = "#[test]\nfn a() {}\n\n#[tokio::test(flavor = \"x\")]\n// why\nasync fn b() {}\n\nfn c() {}\n";
+        let text =
+            "#[test]\nfn a() {}\n\n#[tokio::test(flavor = \"x\")]\n// why\nasync fn b() {}\n\nfn c() {}\n";
         let has = |name: &str| has_test("x.rs", text, name);
         assert_eq!([has("a"), has("b"), has("c"), has("d"), has("")], [true, true, false, false, false]);
         assert!(has_test("x.txt", "case one two\n", "one two") && has_test("x.txt", "", ""));

@@ -2,7 +2,7 @@
 //!
 //! Must not know: which tests these are and why.
 
-use crate::e2e::list::Entry;
+use crate::e2e::list::{Entry, Verdict};
 use crate::e2e::record::{Ending, Record};
 use crate::spec::{Proxy, Spec};
 
@@ -71,28 +71,27 @@ impl Tally {
 /// What upstream's tests say of a feature with Sheave.
 pub(crate) fn verdict(clusters: &[Cluster], entries: &[&Entry], has_own_tests: bool) -> &'static str {
     let ours: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.is_sheave()).collect();
-    let any = |entry: &Entry, ending: &Ending| ours.iter().any(|cluster| outcome(cluster, entry) == Some(ending));
+    let any =
+        |entry: &Entry, ending: &Ending| ours.iter().any(|cluster| outcome(cluster, entry) == Some(ending));
     let passed = entries.iter().filter(|entry| any(entry, &Ending::Passed)).count();
-    if entries.iter().any(|entry| any(entry, &Ending::Failed)) {
-        "**fails**"
-    } else if passed < entries.len() {
-        if passed == 0 { "**not shown by upstream's tests**" } else { "in part" }
-    } else if passed > 0 {
-        "passes"
-    } else if has_own_tests {
-        "own tests"
-    } else {
-        "**untested**"
+    let is_skip = |entry: &&Entry| matches!(entry.verdict, Verdict::Skip(_));
+    match (passed, entries.len()) {
+        _ if entries.iter().any(|entry| any(entry, &Ending::Failed)) => "**fails**",
+        (0, _) if !entries.iter().all(is_skip) => "**not run**",
+        (0, _) if has_own_tests => "own tests",
+        (0, _) => "**untested**",
+        (passed, total) if passed < total => "in part",
+        _ => "passes",
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::e2e::list;
 
     /// A cluster with these lines in its record.
-    pub(crate) fn cluster(label: &str, proxy: Proxy, lines: &str) -> Cluster {
+    fn cluster(label: &str, proxy: Proxy, lines: &str) -> Cluster {
         let spec = Spec { proxy, ..Spec::default() };
         Cluster { label: label.to_owned(), spec, record: Record::parse(lines).unwrap() }
     }
@@ -117,20 +116,22 @@ pub(crate) mod tests {
             cluster("S2", Proxy::Sheave, "failed 2026-11-01 b\n"),
             cluster("K1", Proxy::KubeProxyNftables, "failed 2026-11-01 a\npassed 2026-11-01 c\n"),
         ];
-        let verdict = |text: &str, own: bool| {
+        let said = |text: &str, own: bool| {
             let entries = list::parse(text).unwrap();
-            super::verdict(&clusters, &entries.iter().collect::<Vec<_>>(), own)
+            verdict(&clusters, &entries.iter().collect::<Vec<_>>(), own)
         };
         let cases = [
             ("run a", false, "passes"),
             ("run a\nrun b", true, "**fails**"),
             ("run a\nskip c -- why", true, "in part"),
-            ("run c", true, "**not shown by upstream's tests**"),
+            ("run c", true, "**not run**"),
+            ("skip c -- why", true, "own tests"),
+            ("skip c -- why", false, "**untested**"),
             ("", true, "own tests"),
             ("", false, "**untested**"),
         ];
         for (text, own, expected) in cases {
-            assert_eq!(verdict(text, own), expected, "{text}");
+            assert_eq!(said(text, own), expected, "{text}");
         }
     }
 }

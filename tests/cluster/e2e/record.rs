@@ -19,7 +19,8 @@ use crate::spec::{Proxy, Spec};
 /// The folder of the files, from the root of the repository.
 pub(crate) const FOLDER: &str = "tests/e2e/results";
 
-const REMARK: &str = "# What Kubernetes' network tests gave. Written by `cargo xtask cluster record`, not by hand.";
+const REMARK: &str =
+    "# What Kubernetes' network tests gave. Written by `cargo xtask cluster record`, not by hand.";
 /// Between a test and why it ended itself.
 const REASON: &str = " -- ";
 /// Enough for a reason that somebody wrote down.
@@ -156,7 +157,9 @@ impl Record {
         for line in lines {
             match line.split_once(": ") {
                 Some((key, value)) if !key.contains(' ') => record.head.set(key, value)?,
-                _ => record.lines.extend([parse_line(line).with_context(|| format!("in the line {line:?}"))?]),
+                _ => {
+                    record.lines.extend([parse_line(line).with_context(|| format!("in the line {line:?}"))?])
+                }
             }
         }
         Ok(record)
@@ -250,7 +253,8 @@ mod tests {
     #[test]
     fn a_run_replaces_what_it_ran_and_leaves_the_rest() {
         let head = Head::now(&Spec::default()).unwrap();
-        let first = [outcome("two", "passed", ""), outcome("three", "passed", ""), outcome("four", "passed", "")];
+        let first =
+            [outcome("two", "passed", ""), outcome("three", "passed", ""), outcome("four", "passed", "")];
         let record = Record::default().with(head.clone(), &first, &listed());
         let not_asked = Outcome { is_chosen: false, ..outcome("four", "skipped", "") };
         let second = [outcome("two", "failed", ""), outcome("three", "skipped", ""), not_asked];
