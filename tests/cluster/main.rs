@@ -132,8 +132,7 @@ fn main() -> Result<()> {
 
 fn record(folders: &Folders, results: Vec<PathBuf>) -> Result<()> {
     let results = if results.is_empty() { e2e::record::found(folders)? } else { results };
-    results.iter().try_for_each(|results| e2e::record::keep(folders, results))?;
-    compatibility::write(folders)
+    e2e::record_all(folders, &results)
 }
 
 /// On the cluster that is up, or on one that is brought up for it and taken down again.

@@ -39,10 +39,10 @@ list on two nodes with Sheave's defaults, without recording it. What was not run
 const FEATURES: &str = "
 ## Features
 
-Numbers are upstream's tests that passed, of those that show the feature. *in part*: some passed on no cluster with Sheave.
-*own tests*: upstream's list has none that can run here. *same*: the oracle asks for it, and what differs, if anything, differs
-for each Service at that kind of address, and is listed there. *not compared*: the oracle does not ask; what upstream's tests
-say of both is all there is.
+Numbers are upstream's tests that passed, of those that show the feature; [left out](#left-out) are those that cannot run
+here with kube-proxy either. *in part*: some passed on no cluster with Sheave. *own tests*: upstream's list has none that can
+run here. *same*: the oracle asks for it, and what differs, if anything, differs for each Service at that kind of address, and
+is listed there. *not compared*: the oracle does not ask; what upstream's tests say of both is all there is.
 
 ";
 
@@ -56,9 +56,9 @@ Behind a test of upstream's are the clusters on which it passed.
 const BESIDES: &str = "Besides";
 
 const SKIPS: &str = "
-## Not run
+## Left out
 
-Left out for a reason that holds for kube-proxy as well, which was tried.
+For a reason that holds for kube-proxy as well, which was tried.
 
 | test | why | with kube-proxy |
 | --- | --- | --- |
@@ -87,13 +87,10 @@ pub(super) fn render(inputs: &Inputs) -> String {
 }
 
 fn cluster_row(cluster: &Cluster, entries: &[Entry]) -> String {
-    let runs = |entry: &&Entry| match entry.verdict {
-        Verdict::Nodes(needed) => cluster.spec.nodes >= needed,
-        Verdict::Skip(_) => false,
-        Verdict::Run | Verdict::Slow => true,
-    };
-    let applicable: Vec<&Entry> = entries.iter().filter(runs).collect();
-    let Tally { passed, failed, skipped, missing } = Tally::of(cluster, &applicable);
+    let tests: Vec<&Entry> =
+        entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::Skip(_))).collect();
+    let Tally { passed, failed, skipped, crowded, left_out: _, missing } = Tally::of(cluster, &tests);
+    let skipped = skipped + crowded;
     let failed = if failed == 0 { "0".to_owned() } else { format!("**{failed}**") };
     let head = &cluster.record.head;
     let (label, days) = (&cluster.label, days(cluster));
@@ -197,8 +194,13 @@ fn test_line(entry: &Entry, clusters: &[Cluster]) -> String {
     let parts = parts.iter().filter(|(_, labels, _)| !labels.is_empty());
     let parts: Vec<String> =
         parts.map(|(before, labels, after)| format!("{before}{labels}{after}")).collect();
-    let words = if parts.is_empty() { "**not run**".to_owned() } else { parts.join(", ") };
+    let words = if parts.is_empty() { absence(entry).to_owned() } else { parts.join(", ") };
     format!("- {}: {words}\n", short(&entry.name))
+}
+
+/// Of a test that ran nowhere.
+fn absence(entry: &Entry) -> &'static str {
+    if matches!(entry.verdict, Verdict::Skip(_)) { "left out" } else { "**not run**" }
 }
 
 /// Without what all of them begin with, and with brackets that no renderer takes for a link's.

@@ -38,29 +38,50 @@ pub(crate) struct Tally {
     pub(crate) failed: usize,
     /// By themselves, as not applicable.
     pub(crate) skipped: usize,
-    /// Not at all.
+    /// Not at all, as there are too few nodes.
+    pub(crate) crowded: usize,
+    /// Not at all, as the list leaves them out.
+    pub(crate) left_out: usize,
+    /// Not at all, although they could.
     pub(crate) missing: usize,
 }
 
 impl Tally {
     /// Of these tests.
     pub(crate) fn of(cluster: &Cluster, entries: &[&Entry]) -> Self {
-        entries.iter().fold(Self::default(), |tally, entry| match outcome(cluster, entry) {
-            Some(Ending::Passed) => Self { passed: tally.passed + 1, ..tally },
-            Some(Ending::Failed) => Self { failed: tally.failed + 1, ..tally },
-            Some(Ending::Skipped(_)) => Self { skipped: tally.skipped + 1, ..tally },
-            None => Self { missing: tally.missing + 1, ..tally },
-        })
+        let mut tally = Self::default();
+        for entry in entries {
+            *tally.count(cluster, entry) += 1;
+        }
+        tally
+    }
+
+    /// Where a test counts.
+    fn count(&mut self, cluster: &Cluster, entry: &Entry) -> &mut usize {
+        match (outcome(cluster, entry), &entry.verdict) {
+            (Some(Ending::Passed), _) => &mut self.passed,
+            (Some(Ending::Failed), _) => &mut self.failed,
+            (Some(Ending::Skipped(_)), _) => &mut self.skipped,
+            (None, Verdict::Skip(_)) => &mut self.left_out,
+            (None, Verdict::Nodes(needed)) if *needed > cluster.spec.nodes => &mut self.crowded,
+            (None, _) => &mut self.missing,
+        }
     }
 
     /// For a cell: how many of how many passed, and what of the others.
     pub(crate) fn words(self) -> String {
-        let Self { passed, failed, skipped, missing } = self;
-        let total = passed + failed + skipped + missing;
+        let Self { passed, failed, skipped, crowded, left_out, missing } = self;
+        let total = passed + failed + skipped + crowded + left_out + missing;
         if total == 0 {
             return "–".to_owned();
         }
-        let others = [(failed, "**failed**"), (skipped, "not applicable"), (missing, "not run")];
+        let others = [
+            (failed, "**failed**"),
+            (skipped, "not applicable"),
+            (crowded, "for more nodes"),
+            (left_out, "left out"),
+            (missing, "not run"),
+        ];
         let others = others.iter().filter(|(count, _)| *count > 0);
         let others: Vec<String> = others.map(|(count, word)| format!("{count} {word}")).collect();
         let separator = if others.is_empty() { "" } else { "; " };
@@ -106,6 +127,10 @@ mod tests {
         };
         assert_eq!(words("run a"), "1/1");
         assert_eq!(words("run a\nrun b\nrun c\nrun d"), "1/4; 1 **failed**, 1 not applicable, 1 not run");
+        assert_eq!(
+            words("three c\nthree d\nskip e -- why"),
+            "0/3; 1 not applicable, 1 for more nodes, 1 left out"
+        );
         assert_eq!(words(""), "–");
     }
 

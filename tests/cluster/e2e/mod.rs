@@ -52,20 +52,27 @@ pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
     let entries = list::of_repository()?;
     list::check_complete(&entries, &all_names(folders)?)?;
     let spec = Spec::of_run(folders)?;
-    let is_recorded = arguments.record;
-    ensure!(!is_recorded || spec.install == Install::Daemonset, "only what users install is recorded");
+    let is_usual = spec.install == Install::Daemonset;
+    ensure!(is_usual || !arguments.record, "only what users install is recorded");
     let chosen: Vec<&Entry> = entries.iter().filter(|entry| arguments.choose(entry, spec.nodes)).collect();
     ensure!(!chosen.is_empty(), "no test is chosen");
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
     let end = start(folders, &spec, arguments, &chosen, &results)?;
-    if is_recorded {
-        record::keep(folders, &results)?;
-        compatibility::write(folders)?;
-    }
+    let recorded = if arguments.record { record_all(folders, &[results.clone()]) } else { Ok(()) };
     judge(&chosen, &report::read(&results.join("report.json"))?, &results)?;
+    recorded?;
     ensure!(end.success(), "the test run itself failed ({end}): {}", results.display());
     Ok(())
+}
+
+/// Keeps the results in these folders, however the tests ended, and writes the page that they are for.
+///
+/// # Errors
+/// A folder's results cannot be kept, or the page cannot be written.
+pub(crate) fn record_all(folders: &Folders, results: &[PathBuf]) -> Result<()> {
+    results.iter().try_for_each(|results| record::keep(folders, results))?;
+    compatibility::write(folders)
 }
 
 impl Arguments {

@@ -155,14 +155,19 @@ impl Record {
         let mut record = Self::default();
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
+            let in_line = || format!("in the line {line:?}");
             match line.split_once(": ") {
                 Some((key, value)) if !key.contains(' ') => record.head.set(key, value)?,
-                _ => {
-                    record.lines.extend([parse_line(line).with_context(|| format!("in the line {line:?}"))?])
-                }
+                _ => record.add(line).with_context(in_line)?,
             }
         }
         Ok(record)
+    }
+
+    fn add(&mut self, line: &str) -> Result<()> {
+        let (name, line) = parse_line(line)?;
+        self.lines.insert(name, line);
+        Ok(())
     }
 
     /// With the outcomes of a run. Whatever other versions gave is forgotten, and so are tests that are not listed any
