@@ -9,6 +9,7 @@ mod report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -58,9 +59,12 @@ pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
     ensure!(!chosen.is_empty(), "no test is chosen");
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
+    // A run that does not come to its end must not be judged by the last one.
+    let report = results.join("report.json");
+    let _ = fs::remove_file(&report);
     let end = start(folders, &spec, arguments, &chosen, &results)?;
-    let recorded = if arguments.record { record_all(folders, &[results.clone()]) } else { Ok(()) };
-    judge(&chosen, &report::read(&results.join("report.json"))?, &results)?;
+    let recorded = if arguments.record { record_all(folders, slice::from_ref(&results)) } else { Ok(()) };
+    judge(&chosen, &report::read(&report)?, &results)?;
     recorded?;
     ensure!(end.success(), "the test run itself failed ({end}): {}", results.display());
     Ok(())
