@@ -3,6 +3,7 @@
 //! `cargo xtask cluster` builds what this needs and starts it.
 
 mod cgroups;
+mod compatibility;
 mod control;
 mod e2e;
 mod images;
@@ -56,6 +57,13 @@ enum Verb {
     LoadImage { archive: PathBuf },
     /// Run Kubernetes' own network tests on it; without a cluster on one of its own
     E2e(e2e::Arguments),
+    /// Keep the results of earlier test runs in tests/e2e/results, and bring docs/compatibility.md up to date
+    Record {
+        /// Folders named after a kind of cluster, with Ginkgo's report in each [default: those in target/e2e]
+        folders: Vec<PathBuf>,
+    },
+    /// Write docs/compatibility.md from the recorded results and tests/e2e/features.toml
+    Compatibility,
     /// Take it down, also one that was left half-way
     Down,
 }
@@ -116,8 +124,15 @@ fn main() -> Result<()> {
         }
         Verb::LoadImage { archive } => load_image(&folders, &archive.canonicalize()?),
         Verb::E2e(arguments) => test(&folders, &arguments),
+        Verb::Record { folders: results } => record(&folders, results),
+        Verb::Compatibility => compatibility::write(&folders),
         Verb::Down => down(&folders),
     }
+}
+
+fn record(folders: &Folders, results: Vec<PathBuf>) -> Result<()> {
+    let results = if results.is_empty() { e2e::record::found(folders)? } else { results };
+    e2e::record_all(folders, &results)
 }
 
 /// On the cluster that is up, or on one that is brought up for it and taken down again.

@@ -46,7 +46,7 @@ pub(crate) enum Class {
     Apiserver,
     /// Sheave and the real kube-proxy with the same objects and questions (root, Go, iptables, nft)
     Oracle,
-    /// Kubernetes' own network tests on a real cluster; -- --slow, --focus TEXT, --procs N (root, Go, containerd)
+    /// Kubernetes' own network tests on a real cluster; -- --slow, --focus TEXT, --procs N, --record (root, Go, containerd)
     E2e,
 }
 

@@ -80,7 +80,8 @@ enum Verb {
         #[arg(long)]
         keep: bool,
     },
-    /// A real Kubernetes on this machine, with Sheave or kube-proxy (root): up, status, kubectl, enter, load-image, down
+    /// A real Kubernetes on this machine, with Sheave or kube-proxy (root): up, status, kubectl, enter, load-image, down; and
+    /// the results of its tests: record, compatibility
     #[command(disable_help_flag = true)]
     Cluster {
         /// What to do with it, and how: `up --help` and its like

@@ -24,13 +24,19 @@ pub(crate) fn demo(workspace: &Workspace, keep: bool) -> Result<()> {
     start(workspace, &["--bin", "demo", "--"], keep.then_some("--keep"))
 }
 
+/// What the program that keeps a cluster does without one: it reads and writes files of the repository.
+const PAPERWORK: [&str; 2] = ["record", "compatibility"];
+
 /// Hands the words to the program that keeps a cluster; `up` builds everything before.
 ///
 /// # Errors
 /// When not root, when something does not build, or when the program fails.
 pub(crate) fn cluster(workspace: &Workspace, words: &[String]) -> Result<()> {
-    prepare("cluster")?;
-    if words.first().is_some_and(|verb| verb == "up") {
+    let verb = words.first().map_or("", String::as_str);
+    if !PAPERWORK.contains(&verb) {
+        prepare("cluster")?;
+    }
+    if verb == "up" {
         prepare_cluster(workspace)?;
     }
     process::run(cluster_program(workspace).args(words))

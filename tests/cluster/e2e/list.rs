@@ -48,6 +48,14 @@ pub(crate) fn is_in_scope(name: &str) -> bool {
     rest.contains("[Conformance]") || GROUPS.iter().any(|group| rest.starts_with(group))
 }
 
+/// The file of this repository.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn of_repository() -> Result<Vec<Entry>> {
+    parse(include_str!("../../e2e/network.txt"))
+}
+
 /// Reads the file: `run NAME`, `three NAME`, `six NAME`, `slow NAME`, or `skip NAME -- REASON` on each line; `#` begins a remark.
 ///
 /// # Errors
@@ -137,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_file_of_the_repository_can_be_read() {
-        let entries = parse(include_str!("../../e2e/network.txt")).unwrap();
+        let entries = of_repository().unwrap();
         assert!(entries.iter().filter(|entry| entry.verdict == Verdict::Run).count() > 100);
         assert!(entries.iter().all(|entry| is_in_scope(&entry.name)));
     }

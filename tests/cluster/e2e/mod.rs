@@ -2,22 +2,25 @@
 //!
 //! Owns: Ginkgo's flags and the verdict. Must not know: how the cluster was made.
 
-mod list;
+pub(crate) mod list;
+pub(crate) mod record;
 mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::list::{Entry, Verdict};
 use self::report::Outcome;
 use crate::cgroups::Cgroups;
+use crate::compatibility;
 use crate::control::ADMIN;
 use crate::layout::{CONTROL, Folders};
 use crate::place::{Place, output};
-use crate::spec::Spec;
+use crate::spec::{Install, Spec};
 
 /// Longer than any run: only a hanging test gets there.
 const LIMIT: &str = "--timeout=3h";
@@ -37,6 +40,9 @@ pub(crate) struct Arguments {
     /// Whatever the list skips, to see that the reason still holds
     #[arg(long)]
     skipped: bool,
+    /// Keep the results in tests/e2e/results, and bring docs/compatibility.md up to date
+    #[arg(long)]
+    record: bool,
 }
 
 /// Runs the tests and judges them.
@@ -44,17 +50,33 @@ pub(crate) struct Arguments {
 /// # Errors
 /// No cluster is up, the list does not fit the tests that there are, or a test that should pass did not.
 pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
-    let entries = list::parse(include_str!("../../e2e/network.txt"))?;
+    let entries = list::of_repository()?;
     list::check_complete(&entries, &all_names(folders)?)?;
     let spec = Spec::of_run(folders)?;
+    let is_usual = spec.install == Install::Daemonset;
+    ensure!(is_usual || !arguments.record, "only what users install is recorded");
     let chosen: Vec<&Entry> = entries.iter().filter(|entry| arguments.choose(entry, spec.nodes)).collect();
     ensure!(!chosen.is_empty(), "no test is chosen");
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
+    // A run that does not come to its end must not be judged by the last one.
+    let report = results.join("report.json");
+    let _ = fs::remove_file(&report);
     let end = start(folders, &spec, arguments, &chosen, &results)?;
-    judge(&chosen, &report::read(&results.join("report.json"))?, &results)?;
+    let recorded = if arguments.record { record_all(folders, slice::from_ref(&results)) } else { Ok(()) };
+    judge(&chosen, &report::read(&report)?, &results)?;
+    recorded?;
     ensure!(end.success(), "the test run itself failed ({end}): {}", results.display());
     Ok(())
+}
+
+/// Keeps the results in these folders, however the tests ended, and writes the page that they are for.
+///
+/// # Errors
+/// A folder's results cannot be kept, or the page cannot be written.
+pub(crate) fn record_all(folders: &Folders, results: &[PathBuf]) -> Result<()> {
+    results.iter().try_for_each(|results| record::keep(folders, results))?;
+    compatibility::write(folders)
 }
 
 impl Arguments {
@@ -100,9 +122,9 @@ fn start(
     command.status().context("cannot start ginkgo")
 }
 
-/// One expression for exactly these tests; what stands between `\Q` and `\E` is taken as it is.
+/// One expression for exactly these tests.
 fn focus(chosen: &[&Entry]) -> String {
-    let names: Vec<String> = chosen.iter().map(|entry| format!(r"\Q{}\E", entry.name)).collect();
+    let names: Vec<String> = chosen.iter().map(|entry| report::quoted(&entry.name)).collect();
     format!("({})$", names.join("|"))
 }
 
@@ -113,7 +135,7 @@ fn judge(chosen: &[&Entry], outcomes: &[Outcome], results: &Path) -> Result<()> 
         let outcome = outcomes.iter().find(|outcome| outcome.name == entry.name);
         match outcome {
             Some(outcome) if outcome.state == "passed" => {}
-            Some(Outcome { name, state, message }) => {
+            Some(Outcome { name, state, message, .. }) => {
                 bad.push(format!("  {state}: {name}\n    {}", message.lines().next().unwrap_or_default()));
             }
             None => bad.push(format!("  did not run: {}", entry.name)),
@@ -142,7 +164,8 @@ mod tests {
     }
 
     fn outcome(name: &str, state: &str) -> Outcome {
-        Outcome { name: name.to_owned(), state: state.to_owned(), message: "because".to_owned() }
+        let (name, state, message) = (name.to_owned(), state.to_owned(), "because".to_owned());
+        Outcome { name, state, message, date: String::new(), is_chosen: true }
     }
 
     #[test]
@@ -170,7 +193,7 @@ mod tests {
             (false, true, 3, vec![skip]),
         ];
         for (slow, skipped, nodes, expected) in cases {
-            let arguments = Arguments { slow, focus: None, procs: 1, skipped };
+            let arguments = Arguments { slow, focus: None, procs: 1, skipped, record: false };
             let is_chosen = |verdict: &Verdict| arguments.choose(&entry("x", verdict.clone()), nodes);
             let chosen: Vec<Verdict> = all.iter().filter(|verdict| is_chosen(verdict)).cloned().collect();
             assert_eq!(chosen, expected, "slow {slow} skipped {skipped} nodes {nodes}");

@@ -17,12 +17,24 @@ pub(crate) struct Outcome {
     pub(crate) state: String,
     /// Why, where it did not pass.
     pub(crate) message: String,
+    /// The day on which it began: `2026-11-23`.
+    pub(crate) date: String,
+    /// Whether it was to run: all others are in the report as `skipped`.
+    pub(crate) is_chosen: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Suite {
+    #[serde(default)]
+    suite_config: Config,
     spec_reports: Option<Vec<Spec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    focus_strings: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,6 +44,8 @@ struct Spec {
     container_hierarchy_texts: Option<Vec<String>>,
     leaf_node_text: String,
     state: String,
+    #[serde(default)]
+    start_time: String,
     failure: Option<Failure>,
 }
 
@@ -52,17 +66,31 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Outcome>> {
 
 fn parse(text: &[u8]) -> Result<Vec<Outcome>> {
     let suites: Vec<Suite> = serde_json::from_slice(text)?;
-    let specs = suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default());
-    Ok(specs.filter(|spec| spec.leaf_node_type == "It").map(Outcome::from).collect())
+    Ok(suites.into_iter().flat_map(outcomes).collect())
 }
 
-impl From<Spec> for Outcome {
-    fn from(spec: Spec) -> Self {
+fn outcomes(suite: Suite) -> Vec<Outcome> {
+    let focus = suite.suite_config.focus_strings.unwrap_or_default();
+    let specs = suite.spec_reports.unwrap_or_default().into_iter();
+    specs.filter(|spec| spec.leaf_node_type == "It").map(|spec| Outcome::of(spec, &focus)).collect()
+}
+
+impl Outcome {
+    fn of(spec: Spec, focus: &[String]) -> Self {
         let mut words = spec.container_hierarchy_texts.unwrap_or_default();
         words.push(spec.leaf_node_text);
+        let name = words.join(" ");
+        let is_chosen = focus.is_empty() || focus.iter().any(|one| one.contains(&quoted(&name)));
         let message = spec.failure.and_then(|failure| failure.message).unwrap_or_default();
-        Self { name: words.join(" "), state: spec.state, message }
+        let date = spec.start_time.split('T').next().unwrap_or_default().to_owned();
+        Self { name, state: spec.state, message, date, is_chosen }
     }
+}
+
+/// A test's name as a part of an expression that means it and nothing else: what stands between `\Q` and `\E` is taken
+/// as it is.
+pub(crate) fn quoted(name: &str) -> String {
+    format!(r"\Q{name}\E")
 }
 
 #[cfg(test)]
@@ -74,10 +102,23 @@ mod tests {
         let report = br#"[{"SpecReports":[
             {"LeafNodeType":"BeforeSuite","LeafNodeText":"","State":"passed"},
             {"LeafNodeType":"It","ContainerHierarchyTexts":["[sig-network] DNS"],"LeafNodeText":"should answer",
-             "State":"skipped","Failure":{"Message":"no DNS"}}]}]"#;
+             "State":"skipped","StartTime":"2026-11-23T19:35:31.1Z","Failure":{"Message":"no DNS"}}]}]"#;
         let outcomes = parse(report).unwrap();
-        let expected = ["[sig-network] DNS should answer", "skipped", "no DNS"];
+        let expected = ["[sig-network] DNS should answer", "skipped", "no DNS", "2026-11-23"];
         let [outcome] = outcomes.as_slice() else { panic!("{outcomes:?}") };
-        assert_eq!([&outcome.name, &outcome.state, &outcome.message], expected);
+        assert_eq!([&outcome.name, &outcome.state, &outcome.message, &outcome.date], expected);
+    }
+
+    #[test]
+    fn chosen_is_what_the_run_was_asked_for_and_without_a_choice_everything() {
+        let specs = r#""SpecReports":[{"LeafNodeType":"It","LeafNodeText":"a [x]","State":"passed"},
+            {"LeafNodeType":"It","LeafNodeText":"b","State":"skipped"}]"#;
+        let chosen = |config: &str| {
+            let outcomes = parse(format!("[{{{config}{specs}}}]").as_bytes()).unwrap();
+            outcomes.iter().map(|outcome| outcome.is_chosen).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(""), [true, true]);
+        assert_eq!(chosen(r#""SuiteConfig":{"FocusStrings":null},"#), [true, true]);
+        assert_eq!(chosen(r#""SuiteConfig":{"FocusStrings":["(\\Qa [x]\\E)$"]},"#), [true, false]);
     }
 }
