@@ -32,6 +32,8 @@ type Endpoints = HashMap<MapData, u32, EndpointValue>;
 /// The device of the first pod of a lab.
 const DEVICE: &str = "pod1";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// More packets than a pod's kernel sends by itself in a second.
+const FORGED: u64 = 20;
 
 /// A node with a pod and what its data planes are opened with.
 struct Ward {
@@ -333,9 +335,10 @@ fn a_guard_that_was_lost_comes_back_before_the_packet_path() {
     assert!(ward.speaks());
     let before = runs(&plane);
     assert_ne!(before, 0);
-    ward.forges();
-    wait_until("a drop", || counted(&plane, Counter::DroppedPodAddress) == 1);
-    assert_eq!(runs(&plane), before, "the packet path saw a forged packet");
+    (0..FORGED).for_each(|_| ward.forges());
+    wait_until("the drops", || counted(&plane, Counter::DroppedPodAddress) == FORGED);
+    // The pod's kernel may send one of its own meanwhile.
+    assert!(runs(&plane) - before < FORGED, "the packet path saw forged packets");
     // Devices of the packet path come and go without the guard.
     ward.inside(|| plane.detach_device(index).unwrap());
     assert!(ward.repair(&mut plane).attached.is_empty());
