@@ -17,6 +17,8 @@ mod message;
 mod netlink;
 mod netns;
 mod path;
+#[cfg(test)]
+mod path_tests;
 mod plan;
 mod removal;
 #[cfg(test)]
