@@ -57,6 +57,20 @@ pub struct Pins {
     pub guard_ingress: PathBuf,
     /// Program for what goes into a pod; only pods with a limit in that direction need it.
     pub guard_egress: PathBuf,
+    /// Programs of the packet path; `None` where the agent does not want them on pods, or knows nothing of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathPins>,
+}
+
+/// Paths of the packet path's programs for a pod's device. They are pinned once the agent's maps hold what they should: until
+/// then the plugin attaches none, and the agent does it later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathPins {
+    /// Program for what comes out of a pod.
+    pub ingress: PathBuf,
+    /// Program for what goes into a pod.
+    pub egress: PathBuf,
 }
 
 /// Why there are no facts.
@@ -142,6 +156,7 @@ mod tests {
                 packet_only: pin("packet_only"),
                 guard_ingress: pin("guard_ingress"),
                 guard_egress: pin("guard_egress"),
+                path: Some(PathPins { ingress: pin("pod_ingress"), egress: pin("pod_egress") }),
             },
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             obstacle: Some("no podCIDR yet".into()),
@@ -185,6 +200,15 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(matches!(NodeFacts::read(folder.path()), Err(FactsError::Content { .. })));
         }
+    }
+
+    #[test]
+    fn an_agent_that_pins_no_packet_path_is_understood() {
+        let folder = TempDir::new().unwrap();
+        let earlier = NodeFacts { pins: Pins { path: None, ..facts().pins }, ..facts() };
+        earlier.write(folder.path()).unwrap();
+        assert!(!fs::read_to_string(NodeFacts::path(folder.path())).unwrap().contains("path"));
+        assert_eq!(NodeFacts::read(folder.path()).unwrap(), earlier);
     }
 
     #[test]

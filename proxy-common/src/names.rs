@@ -59,6 +59,9 @@ pub const PROGRAMS: [&str; 8] =
 /// Programs on network devices. Node devices lead out of the node, pod devices into a pod, `lo` to the host itself.
 pub const DEVICE_PROGRAMS: [&str; 4] = ["node_ingress", "node_egress", "pod_ingress", "pod_egress"];
 
+/// Those of [`DEVICE_PROGRAMS`] for pods, as in [`GUARD_PROGRAMS`].
+pub const POD_PROGRAMS: [&str; 2] = ["pod_ingress", "pod_egress"];
+
 /// Programs on the host's end of a pod that our plugin wired: what comes out of it, what goes into it. Pinned, so that
 /// the plugin attaches them without an agent.
 pub const GUARD_PROGRAMS: [&str; 2] = ["guard_ingress", "guard_egress"];

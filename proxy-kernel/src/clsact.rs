@@ -9,8 +9,10 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 
-/// Priority of the first of our filters on a side of a device; the next has the next number.
+/// Priority of the first of our filters on a side of a device: the guard's.
 pub const FIRST_PRIORITY: u32 = 1_513;
+/// Priority of the packet path's filter. Plugin and agent attach it at the same one, so there is never a second.
+pub const PATH_PRIORITY: u32 = FIRST_PRIORITY + 1;
 /// Handle of our filters at their priority.
 const HANDLE: u32 = 0x5ea7;
 /// What the names of our filters begin with; then the program's.

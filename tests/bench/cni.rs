@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use cni::facts::Pins;
 use serde_json::{Value, json};
 use sheave_tests::cni::{Call, Kind, Plugin, Pod, Stage, Subject};
 use sheave_tests::plane::{Host, Plane};
@@ -69,6 +70,8 @@ pub(crate) fn run(plugin: &Path, beside: Option<&Path>, alone: usize, crowds: us
     let mut plane = Plane::on(&host, &chains[0].stage.node)?;
     let pins =
         chains[0].stage.node.run(|| plane.data.repair_guards().and_then(|_| plane.data.guard_pins()))?;
+    // And the packet path, which `Plane::on` has pinned.
+    let pins = Pins { path: Some(plane.data.path_pins()), ..pins };
     // One chain works at a time, so that they may share it.
     for chain in chains.iter_mut().filter(|chain| chain.is_ours) {
         chain.stage.tell(pins.clone())?;

@@ -68,7 +68,8 @@ impl Wire {
 
     fn keep(&self, plane: &mut DataPlane, wanted: &[u32]) -> Vec<u32> {
         let wanted = wanted.iter().copied().collect();
-        self.inside(|| plane.keep_devices(&wanted).unwrap()).into_iter().collect()
+        let all = (0..100).collect();
+        self.inside(|| plane.keep_devices(&wanted, &all).unwrap()).into_iter().collect()
     }
 
     /// The pinned links of devices, sorted.

@@ -4,17 +4,20 @@
 //! Must not know what a scenario says.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use cni::facts::NodeFacts;
 use serde_json::{Value, json};
 use sheave_tests::cni::{Call, Subject};
 use sheave_tests::echo::EchoServer;
+use sheave_tests::netns::Netns;
 use sheave_tests::probe::{tcp, udp};
 use sheave_tests::scenario::Translation;
 use sheave_tests::topology::addresses::{NODES, node};
 use sheave_tests::topology::{Links, PORT, Place, Wiring};
 use sheave_tests::wait::wait_for;
 
+use crate::manifests::{FAMILIES, cluster_ip, web};
 use crate::scenarios::{read, run};
 use crate::site::{LIMIT, Site, translating};
 
@@ -48,21 +51,27 @@ fn site(wiring: Wiring, path: Translation) -> Site {
     site
 }
 
-/// ADD as a runtime calls it, with the address that the topology gives the pod.
+/// The address that the topology gives the pod.
 fn attach(site: &Site, pod: &Place) {
-    let subject = Subject::sheave().unwrap();
-    let mut config = subject.config(&site.run_dir(pod.node), &[], "1.1.0");
-    config["runtimeConfig"] = json!({
+    let runtime = json!({
         "ips": [format!("{}/24", pod.addresses.v4), format!("{}/64", pod.addresses.v6)],
         "portMappings": port_mappings(pod),
     });
+    add(site, pod.node, &pod.name, &pod.netns, runtime);
+}
+
+/// ADD as a runtime calls it: its result.
+fn add(site: &Site, node: u8, name: &str, pod: &Netns, runtime: Value) -> Value {
+    let subject = Subject::sheave().unwrap();
+    let mut config = subject.config(&site.run_dir(node), &[], "1.1.0");
+    config["runtimeConfig"] = runtime;
     let call = Call::new("ADD", &config)
-        .set("CNI_CONTAINERID", format!("sandbox-{}", pod.name))
-        .set("CNI_NETNS", pod.netns.path())
+        .set("CNI_CONTAINERID", format!("sandbox-{name}"))
+        .set("CNI_NETNS", pod.path())
         .set("CNI_IFNAME", "eth0")
         .set("CNI_PATH", subject.folder.display().to_string());
-    let node = &site.place(&format!("node{}", pod.node)).netns;
-    subject.plugin.call(node, &call).unwrap().result().unwrap();
+    let node = &site.place(&format!("node{node}")).netns;
+    subject.plugin.call(node, &call).unwrap().result().unwrap()
 }
 
 fn port_mappings(pod: &Place) -> Vec<Value> {
@@ -98,6 +107,52 @@ fn every_scenario_holds_through_the_tunnel_where_sockets_are_translated() {
 #[test]
 fn every_scenario_holds_through_the_tunnel_where_packets_are_translated() {
     every_scenario_holds(Wiring::Tunnel, Translation::Packets);
+}
+
+/// The names of the programs on both sides of a device of node 1: what comes from it first.
+fn programs(site: &Site, device: &str) -> Vec<String> {
+    let shown = ["ingress", "egress"].map(|side| {
+        let words = ["filter", "show", "dev", device, side];
+        let output = site.at("node1", || Command::new("tc").args(words).output().unwrap());
+        String::from_utf8(output.stdout).unwrap()
+    });
+    let text = shown.concat();
+    let names = text.lines().filter_map(|line| line.split_once("sheave:"));
+    names.map(|(_, rest)| rest.split_whitespace().next().unwrap().to_owned()).collect()
+}
+
+/// The devices of pods as the agent of node 1 knows them, with how it attached to them.
+fn followed(site: &Site) -> Vec<(String, String)> {
+    let status: Value = serde_json::from_str(&site.sheave(1, &["status", "-o", "json"])).unwrap();
+    let devices = status["devices"].as_array().unwrap().iter().filter(|it| it["error"].is_null());
+    devices
+        .map(|it| (it["name"].as_str().unwrap().to_owned(), it["hook"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_first_datagram_of_a_new_pod_to_a_service_is_answered() {
+    let site = site(Wiring::Direct, Translation::Packets);
+    site.publish(&web(&["1a", "2a"]));
+    let mut pods = Vec::new();
+    for number in 0..10 {
+        let pod = Netns::untouched().unwrap();
+        let result = add(&site, 1, &format!("new{number}"), &pod, json!({}));
+        let to = cluster_ip(number % 2 == 1);
+        pod.run(|| udp(to)).unwrap_or_else(|error| panic!("pod {number} at {to}: {error}"));
+        pods.push((result["interfaces"][0]["name"].as_str().unwrap().to_owned(), pod));
+    }
+    for (device, pod) in &pods {
+        let known = (device.clone(), "clsact".to_owned());
+        wait_for(format!("the agent knows {device}"), LIMIT, || {
+            Ok(followed(&site).contains(&known).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(programs(&site, device), ["guard_ingress", "pod_ingress", "pod_egress"]);
+        for to in FAMILIES.map(cluster_ip) {
+            pod.run(|| udp(to)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub(super) fn facts() -> NodeFacts {
             packet_only: "/pins/packet_only".into(),
             guard_ingress: "/pins/guard_ingress".into(),
             guard_egress: "/pins/guard_egress".into(),
+            path: None,
         },
         node_addresses: vec!["192.0.2.7".parse().unwrap()],
         obstacle: None,

@@ -72,6 +72,7 @@ fn pins_that_are_not_there_are_named() {
         packet_only: here.clone(),
         guard_ingress: here.clone(),
         guard_egress: "/nonexistent/guard_egress".into(),
+        path: None,
     };
     assert_eq!(machine.missing_pins(&pins), [PathBuf::from("/nonexistent/guard_egress")]);
 }

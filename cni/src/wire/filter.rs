@@ -1,7 +1,7 @@
-//! The guard as a filter of the qdisc clsact. A tcx link, which needs kernel 6.6 besides, costs a grace period of RCU (some
+//! The guard and the packet path as filters of the qdisc clsact. A tcx link, which needs kernel 6.6 besides, costs a grace period of RCU (some
 //! 10 ms, in which no device of the host can be changed), a filter does not.
 //!
-//! It goes with its device. The agent knows it by priority, handle and name. Must not know what the program does.
+//! They go with their device. The agent knows them by priority, handle and name. Must not know what the programs do.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,7 +15,7 @@ use super::{
     plan::Side,
 };
 
-/// Before the packet path's.
+/// The guard's, before the packet path's.
 const PRIORITY: u32 = clsact::FIRST_PRIORITY;
 
 impl From<Side> for clsact::Side {
@@ -59,7 +59,14 @@ pub(super) fn attach(
     attempt.map_err(WireError::kernel(format!("attach the guard to the device of index {index}")))
 }
 
-/// Whether our filter is there.
+/// Puts the packet path's program behind the guard's. If the agent was faster its filter stays: it may run a newer program
+/// than the one that was pinned a moment ago. A refusal is left for the agent to meet.
+pub(super) fn add_path(host: &mut Rtnetlink, program: BorrowedFd<'_>, index: u32, side: Side, name: &str) {
+    let filter = clsact::filter_with(index, side.into(), clsact::PATH_PRIORITY, program, name);
+    let _ = host.change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_EXCL);
+}
+
+/// Whether the guard is there.
 pub(super) fn is_attached(host: &mut Rtnetlink, index: u32, side: Side) -> Result<bool, WireError> {
     let request = RouteNetlinkMessage::GetTrafficFilter(clsact::filters(index, side.into()));
     let is_ours = |found: &RouteNetlinkMessage| match found {

@@ -19,6 +19,7 @@ use super::{
     WireError, filter, guard, message,
     netlink::{Refusal, Rtnetlink},
     netns::Namespace,
+    path,
     plan::{Pair, Place, Step, Undo},
     run::Effects,
     setting::{self, Setting},
@@ -249,6 +250,7 @@ impl Effects for Kernel<'_> {
             // What hangs on a device goes with it.
             Step::GuardPlace => filter::prepare(&mut self.host, self.host_index)?,
             Step::Guard(side) => guard::attach(&mut self.host, self.pins, self.host_index, *side)?,
+            Step::Path(side) => path::attach(&mut self.host, self.pins, self.host_index, *side),
             Step::NoLinkLocal => self.no_link_local()?,
             Step::Address(address) => self.address(*address)?,
             Step::Up(place) => {

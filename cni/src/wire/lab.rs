@@ -78,6 +78,15 @@ impl Lab {
         bpf::pin(guard(admits).as_fd(), &self.pins.guard_ingress).unwrap();
     }
 
+    /// Pins programs of the packet path, others each time.
+    pub(super) fn pin_path(&self) {
+        let path = self.pins.path.as_ref().unwrap();
+        for pin in [&path.ingress, &path.egress] {
+            let _ = fs::remove_file(pin);
+            bpf::pin(guard(true).as_fd(), pin).unwrap();
+        }
+    }
+
     /// Everything that wiring could leave behind on the host.
     pub(crate) fn traces(&self) -> Vec<String> {
         let mut traces = of_namespace();

@@ -1,4 +1,4 @@
-//! A pod's network: the pair of devices, its addresses, routes and neighbours, the guard on it.
+//! A pod's network: the pair of devices, its addresses, routes and neighbours, the guard and the packet path on it.
 //!
 //! `plan` says which steps in which order, `run` makes and undoes them, `kernel` is what they do. Must not know
 //! where addresses come from.
@@ -16,6 +16,9 @@ pub(crate) mod lab;
 mod message;
 mod netlink;
 mod netns;
+mod path;
+#[cfg(test)]
+mod path_tests;
 mod plan;
 mod removal;
 #[cfg(test)]

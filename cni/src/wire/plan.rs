@@ -34,7 +34,7 @@ pub(super) enum Place {
     Pod,
 }
 
-/// What the guard looks at.
+/// A direction, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// What comes out of the pod.
@@ -73,6 +73,8 @@ pub(super) enum Step {
     GuardPlace,
     /// Attach the guard.
     Guard(Side),
+    /// Attach the packet path, if its program is pinned.
+    Path(Side),
     /// Leave the sockets of this namespace alone.
     PacketOnly(u64),
     /// Bring the pod's loopback device up.
@@ -130,6 +132,8 @@ pub(super) fn plan(attachment: &Attachment) -> Result<Vec<Step>, WireError> {
     steps.push(Step::Loopback);
     steps.extend(pod_side(attachment));
     steps.extend(sides(attachment).into_iter().map(Step::Guard));
+    // Behind the guard. A datagram to a Service that the pod sends at once is translated like all later ones.
+    steps.extend([Side::Egress, Side::Ingress].map(Step::Path));
     steps.extend(host_side(attachment));
     steps.push(Step::Settle);
     Ok(steps)
@@ -232,6 +236,8 @@ mod tests {
         let up = place(&steps, &Step::Up(Place::Host));
         for before in [
             Step::Guard(Side::Ingress),
+            Step::Path(Side::Egress),
+            Step::Path(Side::Ingress),
             Step::Endpoint(Box::new(endpoint(&attachment))),
             Step::PacketOnly(attachment.netns.cookie),
             Step::Settings(Place::Host, setting::of_host(&attachment)),

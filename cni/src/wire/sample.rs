@@ -8,7 +8,7 @@ use proxy_common::ENDPOINT_SCHEMA_HASH;
 
 use super::plan::Pair;
 use crate::{
-    facts::Pins,
+    facts::{PathPins, Pins},
     record::{Attachment, AttachmentId, NetnsId},
 };
 
@@ -39,5 +39,6 @@ pub(super) fn pins(folder: &Path) -> Pins {
         packet_only: folder.join("packet_only"),
         guard_ingress: folder.join("guard_ingress"),
         guard_egress: folder.join("guard_egress"),
+        path: Some(PathPins { ingress: folder.join("pod_ingress"), egress: folder.join("pod_egress") }),
     }
 }

@@ -282,14 +282,14 @@ fn without_the_guard_there_is_no_pod() {
     });
 }
 
-fn tc(words: &[&str]) -> String {
+pub(super) fn tc(words: &[&str]) -> String {
     let output = Command::new("tc").args(words).output().unwrap();
     assert!(output.status.success(), "tc {}: {output:?}", words.join(" "));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// How many of ours there are on each side.
-fn filters(attachment: &Attachment) -> [usize; 2] {
+pub(super) fn filters(attachment: &Attachment) -> [usize; 2] {
     let device = &attachment.host_device;
     ["ingress", "egress"].map(|side| tc(&["filter", "show", "dev", device, side]).matches("sheave:").count())
 }

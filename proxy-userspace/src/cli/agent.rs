@@ -243,7 +243,8 @@ impl Parts {
             let data_plane = self.data_plane.lock().unwrap_or_else(PoisonError::into_inner);
             // The keeper of guards puts them on the pods that are there, and counts.
             data_plane.pin_guards()?;
-            data_plane.guard_pins()?
+            let path = config.packet.selection.takes_own_pods().then(|| data_plane.path_pins());
+            cni::facts::Pins { path, ..data_plane.guard_pins()? }
         };
         let facts = FactsFile::new(&config.run_dir, config.node_name.clone(), pins);
         let router = Router::new(settings, nodes, self.choices.clone(), facts, self.metrics.clone());

@@ -119,7 +119,8 @@ impl Work<'_> {
         let switched = self.switch(accept_local);
         self.note("net.ipv4.conf.lo.accept_local", switched);
         let wanted: BTreeSet<u32> = self.choice.devices.keys().copied().collect();
-        let kept = self.lock().keep_devices(&wanted).map_err(|error| with_causes(&error));
+        let kept = self.lock().keep_devices(&wanted, &self.choice.others);
+        let kept = kept.map_err(|error| with_causes(&error));
         for index in kept.iter().flatten() {
             info!(
                 index,

@@ -212,6 +212,7 @@ mod tests {
                 packet_only: PathBuf::new(),
                 guard_ingress: PathBuf::new(),
                 guard_egress: PathBuf::new(),
+                path: None,
             },
             node_addresses: Vec::new(),
             obstacle: obstacle.map(str::to_owned),

@@ -10,7 +10,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{RouteNetlinkMessage, tc::TcMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use proxy_kernel::clsact::{self, FIRST_PRIORITY};
+use proxy_kernel::clsact::{self, FIRST_PRIORITY, PATH_PRIORITY};
 
 use super::{
     LinkAction,
@@ -18,11 +18,11 @@ use super::{
     sys,
 };
 
-/// Order among the filters of one side: first the guard, which the plugin attaches.
+/// Order among the filters of one side: first the guard. On a new pod's device the plugin attaches both.
 fn priority(layer: Layer) -> u32 {
     match layer {
         Layer::Guard => FIRST_PRIORITY,
-        Layer::Path => FIRST_PRIORITY + 1,
+        Layer::Path => PATH_PRIORITY,
     }
 }
 

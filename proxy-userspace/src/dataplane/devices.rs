@@ -252,10 +252,12 @@ impl Devices {
     }
 
     /// Takes our programs off every device but `wanted`, also those that an earlier agent put there. Returns the
-    /// devices.
+    /// devices. A filter on a device that `is_newer` stays: the plugin put it there. A link there is left of a device that
+    /// is gone.
     pub(super) fn keep_only(
         &mut self,
         wanted: impl Fn(u32) -> bool,
+        is_newer: impl Fn(u32) -> bool,
         pins: &Pins,
     ) -> Result<BTreeSet<u32>, DeviceError> {
         let mut lost = BTreeSet::new();
@@ -265,6 +267,7 @@ impl Devices {
                 DeviceHook::Clsact => clsact::places()?,
             };
             places.retain(|place| place.layer == Layer::Path);
+            places.retain(|place| hook == DeviceHook::Tcx || !is_newer(place.index));
             places.retain(|place| !wanted(place.index) || self.is_elsewhere(place.index, hook));
             // Ingress before egress, so that no request is translated whose reply is not.
             places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
 };
 
@@ -22,7 +21,6 @@ use super::{
     handles::{MapHandles, io_error},
     load::{LoadError, Loaded},
     pins::{self, Pins},
-    sys::{self, Access},
 };
 
 /// Why nothing could be repaired.
@@ -87,6 +85,7 @@ pub(super) fn pins(definitions: &[MapDefinition], pins: &Pins) -> Result<cni::fa
         packet_only: map(names::PACKET_ONLY)?,
         guard_ingress: pins.program(program_name(Side::Ingress)),
         guard_egress: pins.program(program_name(Side::Egress)),
+        path: None,
     })
 }
 
@@ -177,16 +176,8 @@ impl GuardRepair {
 /// Pins a program unless it is the one that is pinned.
 fn pin_program(loaded: &Loaded, pins: &Pins, side: Side) -> Result<(), GuardError> {
     let name = program_name(side);
-    let (program, pin) = (loaded.program(name)?, pins.program(name));
-    if sys::open_pin(&pin, Access::Full).is_ok_and(|pinned| is_same(pinned.as_fd(), program)) {
-        return Ok(());
-    }
-    pins::pin_over(program, &pin).map_err(|source| GuardError::Pin { pin, source })
-}
-
-fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let id = |program| sys::program_info(program).ok().map(|info| info.id);
-    id(one).is_some() && id(one) == id(other)
+    let pin = pins.program(name);
+    pins::keep_pinned(loaded.program(name)?, &pin).map_err(|source| GuardError::Pin { pin, source })
 }
 
 fn attach(place: Place, loaded: &Loaded) -> Result<LinkAction, DeviceError> {

@@ -33,6 +33,7 @@ mod masquerade;
 mod memory_maps;
 mod observer;
 mod packet_only;
+mod path_pins;
 mod pins;
 mod plane;
 mod pod_ranges;

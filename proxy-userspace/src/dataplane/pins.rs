@@ -3,7 +3,7 @@
 //! ```text
 //! <pin directory>/maps/<map>-<schema hash><hash of the shapes>
 //! <pin directory>/links/<program>
-//! <pin directory>/programs/<program of the guard>
+//! <pin directory>/programs/<program of the guard, or of the packet path for pods>
 //! ```
 //!
 //! aya 0.14 opens a pinned map without comparing it with the program's definition, so every pin is compared here
@@ -238,6 +238,18 @@ pub(super) fn pin_over(link: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     fs::rename(&fresh, pin)
 }
 
+/// Pins a program in the place of whatever is pinned there, unless it is the one that is.
+pub(super) fn keep_pinned(program: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let is_same = |pinned: OwnedFd| {
+        let ids = [pinned.as_fd(), program].map(|it| sys::program_info(it).ok().map(|info| info.id));
+        ids[0].is_some() && ids[0] == ids[1]
+    };
+    if sys::open_pin(pin, Access::Full).is_ok_and(is_same) {
+        return Ok(());
+    }
+    pin_over(program, pin)
+}
+
 fn create(directory: &Path) -> Result<(), PinsError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
@@ -245,7 +257,7 @@ fn create(directory: &Path) -> Result<(), PinsError> {
 }
 
 /// Removes a pin; `false` if there was none.
-fn remove(path: &Path) -> Result<bool, PinsError> {
+pub(super) fn remove(path: &Path) -> Result<bool, PinsError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -33,6 +33,7 @@ use super::{
     lock::{self, Lock, LockError},
     masquerade,
     observer::{self, Observer},
+    path_pins,
     pins::{Pins, PinsError},
     probe::{self, ProbeError, ProbeReport},
     sys,
@@ -136,6 +137,7 @@ pub struct DataPlane {
     probe_program: PathBuf,
     cgroup: Cgroup,
     devices: Devices,
+    own_pods: bool,
     inherited: bool,
     quiet: Loaded,
     /// Loaded while somebody watches.
@@ -185,6 +187,7 @@ impl DataPlane {
             probe_program: config.probe_program.clone(),
             cgroup,
             devices: Devices::new(config.device_hook, config.own_pods),
+            own_pods: config.own_pods,
             inherited,
             quiet,
             monitor: None,
@@ -240,6 +243,7 @@ impl DataPlane {
     pub fn attach(&mut self) -> Result<Vec<(&'static str, LinkAction)>, AttachError> {
         let loaded = self.monitor.as_ref().unwrap_or(&self.quiet);
         let actions = self.put_on_hooks(loaded)?;
+        path_pins::keep(loaded, &self.pins, self.own_pods);
         self.attached = true;
         for map in self.pins.remove_other_maps(&self.definitions)? {
             info!(map, "removed a map of an earlier version or capacity");
@@ -294,6 +298,7 @@ impl DataPlane {
 
     /// Puts these programs on every hook and device.
     fn exchange(&self, loaded: &Loaded) -> Result<(), AttachError> {
+        path_pins::keep(loaded, &self.pins, self.own_pods);
         self.put_on_hooks(loaded)?;
         Ok(self.devices.exchange(loaded, &self.pins)?)
     }
@@ -314,16 +319,23 @@ impl DataPlane {
     /// # Errors
     /// See [`DeviceError`].
     pub fn detach_device(&mut self, index: u32) -> Result<(), DeviceError> {
-        self.devices.keep_only(|other| other != index, &self.pins).map(drop)
+        self.devices.keep_only(|other| other != index, |_| false, &self.pins).map(drop)
     }
 
     /// Takes our programs off every device but these, also what an earlier agent left on devices that are gone.
-    /// Returns the devices.
+    /// Returns the devices. `others` are all devices that were there besides when it was found out which are wanted: what
+    /// the plugin put on later ones stays.
     ///
     /// # Errors
     /// See [`DeviceError`]; some may be left.
-    pub fn keep_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<BTreeSet<u32>, DeviceError> {
-        self.devices.keep_only(|index| wanted.contains(&index), &self.pins)
+    pub fn keep_devices(
+        &mut self,
+        wanted: &BTreeSet<u32>,
+        others: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<u32>, DeviceError> {
+        let is_wanted = |index| wanted.contains(&index);
+        let is_newer = |index| !is_wanted(index) && !others.contains(&index);
+        self.devices.keep_only(is_wanted, is_newer, &self.pins)
     }
 
     /// The devices that have programs of this agent, by the kernel's index.
@@ -337,6 +349,11 @@ impl DataPlane {
     /// See [`GuardError`].
     pub fn pin_guards(&self) -> Result<(), GuardError> {
         guard::pin(&self.quiet, &self.pins)
+    }
+
+    /// Where the plugin finds the packet path's programs for pods, as soon as [`DataPlane::attach`] has pinned them.
+    pub fn path_pins(&self) -> cni::facts::PathPins {
+        path_pins::paths(&self.pins)
     }
 
     /// What the plugin finds pinned after [`DataPlane::pin_guards`].

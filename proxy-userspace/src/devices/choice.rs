@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use cni::record::HOST_DEVICE_PREFIX;
 use proxy_common::{DeviceValue, device::NODE_DEFAULT};
 
 use super::{
@@ -27,6 +28,17 @@ pub struct Selection {
     pub with_loopback: bool,
 }
 
+impl Selection {
+    /// Whether the devices that our plugin makes get the programs for pods: two names that differ wherever such names do.
+    pub fn takes_own_pods(&self) -> bool {
+        let rules = Rules { snapshot: &Snapshot::default(), selection: self };
+        ["0", "f"].iter().all(|digit| {
+            let name = format!("{HOST_DEVICE_PREFIX}{}", digit.repeat(12));
+            rules.role(0, &Link { name, leads_elsewhere: true, ..Link::default() }) == Some(DeviceRole::Pod)
+        })
+    }
+}
+
 /// A device that gets programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
@@ -41,6 +53,8 @@ pub struct Chosen {
 pub struct Choice {
     /// The devices that get programs, by the kernel's index.
     pub devices: BTreeMap<u32, Chosen>,
+    /// All others of the snapshot, which get none. Of a device that is in neither nothing is decided yet.
+    pub others: BTreeSet<u32>,
     /// What the map `devices` should hold: the node devices, and the node itself under [`NODE_DEFAULT`].
     pub values: BTreeMap<u32, DeviceValue>,
     /// All addresses of the node that clients elsewhere could use.
@@ -59,7 +73,9 @@ pub fn choose(snapshot: &Snapshot, selection: &Selection) -> Choice {
         Some((*index, Chosen { name, role: *role }))
     });
     let (primary, values) = values(snapshot, &roles);
+    let others = snapshot.links.keys().copied().filter(|index| !roles.contains_key(index));
     Choice {
+        others: others.collect(),
         devices: devices.collect(),
         values,
         addresses: addresses(snapshot),
@@ -313,6 +329,30 @@ mod tests {
             assert_eq!((choice.values[&3].source4, choice.values[&3].is_tunnel), (source, 1));
             assert_eq!((choice.values[&2].is_tunnel, choice.values[&NODE_DEFAULT].is_tunnel), (0, 1));
         }
+    }
+
+    #[test]
+    fn the_plugin_attaches_only_what_the_patterns_leave_to_pods() {
+        let cases: [(&[&str], &[&str], bool); 6] = [
+            (&[], &[], true),
+            (&["eth*"], &["shv*", "tap*"], true),
+            (&[], &["tap*"], false),
+            (&[], &["shv0*"], false),
+            (&["*"], &[], false),
+            (&["shvf*"], &[], false),
+        ];
+        for (node, pod, expected) in cases {
+            let selection = Selection { node: patterns(node), pod: patterns(pod), with_loopback: false };
+            assert_eq!(selection.takes_own_pods(), expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn every_device_of_the_snapshot_is_chosen_or_one_of_the_others() {
+        let snapshot = snapshot(vec![link("eth0"), veth("veth1"), link("dummy0")], vec![], vec![via(2)]);
+        let choice = choose(&snapshot, &Selection::default());
+        assert_eq!(choice.devices.into_keys().collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(choice.others, BTreeSet::from([1, 4]));
     }
 
     #[test]

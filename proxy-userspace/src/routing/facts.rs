@@ -74,6 +74,7 @@ mod tests {
             packet_only: path.clone(),
             guard_ingress: path.clone(),
             guard_egress: path.clone(),
+            path: None,
         }
     }
 

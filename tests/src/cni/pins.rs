@@ -45,6 +45,7 @@ impl Pins {
             packet_only: at("packet_only"),
             guard_ingress: at("guard_ingress"),
             guard_egress: at("guard_egress"),
+            path: None,
         };
         let sizes = [(&facts.endpoints, 4, size_of::<EndpointValue>()), (&facts.packet_only, 8, 1)];
         for (path, key, value) in sizes {
