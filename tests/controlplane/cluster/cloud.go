@@ -272,7 +272,10 @@ func (c *cloud) targets() map[types.UID]map[string]string {
 		}
 		all[uid] = map[string]string{}
 		for _, node := range it.nodes {
-			address := netip.MustParseAddr(nodeAddress(node, it.service.Spec.IPFamilies[0]))
+			address, err := netip.ParseAddr(nodeAddress(node, it.service.Spec.IPFamilies[0]))
+			if err != nil {
+				continue
+			}
 			port := netip.AddrPortFrom(address, uint16(it.service.Spec.HealthCheckNodePort))
 			all[uid][node.Name] = fmt.Sprintf("http://%s/healthz", port)
 		}
