@@ -19,6 +19,11 @@ pub(crate) const POD_RANGES: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 pub(crate) const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 /// The cluster's DNS, in each family.
 pub(crate) const DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// What load balancers get addresses from, in each family.
+pub(crate) const LOAD_BALANCER_RANGES: [&str; 2] = ["172.30.100.0/24", "fd00:30:64::/112"];
+/// Where the control plane's machine speaks from to load balancers: tests of the source address take whatever begins
+/// like a node's (16 bits of IPv4, 64 of IPv6) for one of the cluster.
+pub(crate) const OUTSIDE: [&str; 2] = ["172.31.0.1", "fd00:31::1"];
 /// Prefix lengths of the link between the control plane and the nodes.
 pub(crate) const LINK_PREFIX: [u8; 2] = [24, 64];
 

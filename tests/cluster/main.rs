@@ -3,6 +3,7 @@
 //! `cargo xtask cluster` builds what this needs and starts it.
 
 mod cgroups;
+mod cloud;
 mod compatibility;
 mod control;
 mod e2e;

@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use nix::libc::{CLOSE_RANGE_CLOEXEC, c_uint, close_range};
 use nix::unistd::setsid;
 use sheave_tests::wait::wait_for;
 
@@ -142,9 +144,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 fn start(mut command: Command, cgroups: &Cgroups, place: &str, log: &Path) -> Result<u32> {
     let output = File::options().create(true).append(true).open(log)?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe.
-    unsafe { command.pre_exec(|| setsid().map(drop).map_err(Into::into)) };
+    // SAFETY: between fork and exec only setsid(2) and close_range(2) are called, which are async-signal-safe.
+    unsafe { command.pre_exec(|| setsid().map_err(Into::into).and_then(|_| forget_descriptors())) };
     cgroups.place(place, &mut command);
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     Ok(child.id())
+}
+
+/// Keeps from the program what whoever called us has open beyond the three standard ones: it would hold the caller's
+/// locks and pipes for as long as the cluster is up.
+fn forget_descriptors() -> std::io::Result<()> {
+    let flags = CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: changes flags of descriptors alone, and no memory.
+    Errno::result(unsafe { close_range(3, c_uint::MAX, flags) }).map(drop).map_err(Into::into)
 }

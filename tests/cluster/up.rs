@@ -14,7 +14,7 @@ use crate::layout::{CONTROL, DNS, Folders, node_name};
 use crate::node::{Node, make_link};
 use crate::place::Place;
 use crate::spec::{Proxy, Spec};
-use crate::{images, kube_proxy, sheave};
+use crate::{cloud, images, kube_proxy, sheave};
 
 const READY_LIMIT: Duration = Duration::from_mins(3);
 
@@ -82,6 +82,7 @@ pub(crate) fn up(folders: &Folders, spec: &Spec) -> Result<()> {
     }
     say("nodes are registered");
     start_proxy(&control, spec, &nodes)?;
+    cloud::start(&control)?;
     say("proxy");
     wait_until_ready(&control)?;
     say("ready: cargo xtask cluster kubectl get pods -A");

@@ -38,8 +38,8 @@ const CLUSTER: [Program; 5] = [
         module: MODULE,
         package: "./cluster",
         is_test: false,
-        sources: &["cluster/main.go"],
-        links: &["kubelet", "kube-scheduler", "kubectl"],
+        sources: &["cluster/main.go", "cluster/cloud.go"],
+        links: &["kubelet", "kube-scheduler", "kubectl", "cloud"],
     },
     Program {
         file: "pause",

@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub(crate) const FILE: &str = "tests/e2e/network.txt";
 
 /// Groups of tests that are in scope as a whole; of others, what belongs to conformance is.
-const GROUPS: [&str; 9] = [
+const GROUPS: [&str; 10] = [
     "Conntrack",
     "DNS",
     "EndpointSlice",
     "HostPort",
+    "LoadBalancers",
     "Networking Granular Checks",
     "Proxy",
     "Services",

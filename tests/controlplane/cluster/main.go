@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command cluster is what a cluster of nodes needs beyond the control plane:
-// kubelet, kube-scheduler and kubectl, linked as ordinary dependencies into
-// one program that picks what to be from the name it was started under.
+// kubelet, kube-scheduler and kubectl, linked as ordinary dependencies, and
+// what plays the cloud for load balancers (cloud.go): one program that picks
+// what to be from the name it was started under.
 //
 // A program of its own, because `cargo xtask test apiserver` needs none of it
 // and should not wait for its build. `cargo xtask cluster` builds it into
@@ -36,6 +37,8 @@ func main() {
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err)
 		}
+	case "cloud":
+		exitWith(runCloud(os.Args[1:]))
 	default:
 		fmt.Fprintf(os.Stderr, "cluster: started as %q, which is none of the names it is linked to\n", name)
 		os.Exit(2)
