@@ -2,6 +2,7 @@
 //!
 //! Owns: Ginkgo's flags and the verdict. Must not know: how the cluster was made.
 
+mod installed;
 mod list;
 mod report;
 
@@ -49,6 +50,7 @@ pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
     let spec = Spec::of_run(folders)?;
     let chosen: Vec<&Entry> = entries.iter().filter(|entry| arguments.choose(entry, spec.nodes)).collect();
     ensure!(!chosen.is_empty(), "no test is chosen");
+    installed::check(folders, &spec)?;
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
     let end = start(folders, &spec, arguments, &chosen, &results)?;
