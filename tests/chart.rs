@@ -219,6 +219,16 @@ fn no_container_is_privileged_and_each_has_just_the_capabilities_that_the_docume
 }
 
 #[test]
+fn the_agent_sees_what_is_mounted_on_the_node_after_it_was_started() {
+    let daemon_set = object("DaemonSet").unwrap();
+    let mounts = daemon_set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
+    for path in ["/sys/fs/bpf", "/run/netns", "/var/run/netns"] {
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == path).unwrap();
+        assert_eq!(mount["mountPropagation"], "HostToContainer", "{path}");
+    }
+}
+
+#[test]
 fn without_pod_network_nothing_of_cni_is_installed_nor_mounted() {
     let objects = rendered(&["--set", "podNetwork.enabled=false"]);
     let pod = &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"];

@@ -80,6 +80,16 @@ impl Folders {
         Ok(Self { root })
     }
 
+    /// Those of another checkout.
+    pub(crate) fn of(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The repository.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A file or folder of the repository.
     pub(crate) fn repository(&self, name: &str) -> PathBuf {
         self.root.join(name)

@@ -3,6 +3,7 @@
 //! `cargo xtask cluster` builds what this needs and starts it.
 
 mod cgroups;
+mod claim;
 mod cloud;
 mod compatibility;
 mod control;
@@ -24,6 +25,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::cgroups::Cgroups;
+use crate::claim::Claim;
 use crate::layout::{CONTROL, Families, Folders, node_name};
 use crate::node::Node;
 use crate::place::Place;
@@ -109,7 +111,7 @@ fn families(text: &str) -> Result<Families, String> {
 fn main() -> Result<()> {
     let folders = Folders::locate()?;
     match Arguments::parse().verb {
-        Verb::Up(arguments) => up::up(&folders, &arguments.into()),
+        Verb::Up(arguments) => up::up(&folders, &mut Claim::take(&folders, "up")?, &arguments.into()),
         Verb::Status => status(&folders),
         Verb::Kubectl { words } => {
             let control = Place::find(&folders, CONTROL)?;
@@ -124,10 +126,10 @@ fn main() -> Result<()> {
             Err(command.args(words).exec().into())
         }
         Verb::LoadImage { archive } => load_image(&folders, &archive.canonicalize()?),
-        Verb::E2e(arguments) => test(&folders, &arguments),
+        Verb::E2e(arguments) => test(&folders, &mut Claim::take(&folders, "e2e")?, &arguments),
         Verb::Record { folders: results } => record(&folders, results),
         Verb::Compatibility => compatibility::write(&folders),
-        Verb::Down => down(&folders),
+        Verb::Down => down(&folders, &mut Claim::take(&folders, "down")?),
     }
 }
 
@@ -137,15 +139,15 @@ fn record(folders: &Folders, results: Vec<PathBuf>) -> Result<()> {
 }
 
 /// On the cluster that is up, or on one that is brought up for it and taken down again.
-fn test(folders: &Folders, arguments: &e2e::Arguments) -> Result<()> {
+fn test(folders: &Folders, claim: &mut Claim, arguments: &e2e::Arguments) -> Result<()> {
     if Cgroups::locate()?.exist() {
         return e2e::run(folders, arguments);
     }
-    let tested = up::up(folders, &Spec::default()).and_then(|()| e2e::run(folders, arguments));
+    let tested = up::up(folders, claim, &Spec::default()).and_then(|()| e2e::run(folders, arguments));
     if tested.is_err() {
         keep_logs(folders);
     }
-    let down = down(folders);
+    let down = down(folders, claim);
     tested.and(down)
 }
 
@@ -196,11 +198,17 @@ fn status(folders: &Folders) -> Result<()> {
 }
 
 /// Everything that a cluster has is in its cgroups and in one folder: the namespaces, devices and mounts go with the
-/// last process.
-fn down(folders: &Folders) -> Result<()> {
-    Cgroups::locate()?.remove()?;
-    if folders.state().exists() {
-        fs::remove_dir_all(folders.state())?;
+/// last process. Whose it is makes no difference: there is only one.
+fn down(folders: &Folders, claim: &mut Claim) -> Result<()> {
+    let owner = claim.stranger().map_or_else(|| folders.clone(), Folders::of);
+    if owner.root() != folders.root() {
+        println!("this is the cluster of {}", owner.root().display());
     }
-    Ok(())
+    Cgroups::locate()?.remove()?;
+    for state in [owner.state(), folders.state()] {
+        if state.exists() {
+            fs::remove_dir_all(state)?;
+        }
+    }
+    claim.disown()
 }

@@ -1,5 +1,5 @@
 # The file system of a machine of the cluster: the host's, with folders of its own laid over those that its programs
-# write to. Runs in a new mount namespace that passes nothing back; stays and holds the namespaces.
+# write to. Process 1 of new namespaces that pass nothing back; stays and holds them.
 # $1 is the machine's name, $2 its folder, $3 its cgroup (version 2).
 hostname "$1"
 # A real machine shares its mounts with its containers; kubelet and CNI plugins rely on it.
@@ -27,11 +27,14 @@ mkdir -p /opt/cni/bin /etc/cni/net.d
 rm -f /etc/cni/net.d/*
 mount --bind "$2/containerd" /var/lib/containerd
 mount --bind "$2/kubelet" /var/lib/kubelet
-mount -t bpf bpf /sys/fs/bpf
+# Whoever needs a bpf file system on a node brings it; the host's is none of the machine's business.
+while [ "$(stat -f -c %T /sys/fs/bpf)" = bpf_fs ]; do umount /sys/fs/bpf; done
 printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 %s\n' "$1" > "$2/own/hosts"
 printf 'nameserver 172.30.0.1\n' > "$2/own/resolv.conf"
 # In place: both may be mounts or links already.
 mount --bind "$2/own/hosts" /etc/hosts
 mount --bind "$2/own/resolv.conf" /etc/resolv.conf
 touch "$2/ready"
-exec sleep infinity
+# Waiting takes in also what others leave behind: containerd's shims have no other parent.
+sleep infinity &
+wait

@@ -16,6 +16,8 @@ use crate::place::Place;
 
 const START_LIMIT: Duration = Duration::from_mins(1);
 const BRIDGE: &str = "nodes";
+/// Where kubeadm puts it.
+pub(crate) const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 /// Where distributions put the reference plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
@@ -56,7 +58,7 @@ impl Node {
     /// `ip` fails.
     pub(crate) fn connect(&self, control: &Place) -> Result<()> {
         let Place { name, holder, .. } = &self.place;
-        control.ip(&format!("link add {name} type veth peer name eth0 netns {holder}"))?;
+        control.ip_from_outside(&format!("link add {name} type veth peer name eth0 netns {holder}"))?;
         control.ip(&format!("link set {name} master {BRIDGE} up"))?;
         self.place.ip("link set lo up")?;
         set_addresses(&self.place, "eth0", self.number)?;
@@ -123,7 +125,9 @@ impl Node {
         let config = folders.of_place(name).join("kubelet.json");
         fs::write(&config, kubelet_config(name, families).to_string())?;
         let mut command = self.place.command(folders.program("kubelet"));
-        command.arg("--config").arg(config).arg("--kubeconfig").arg(folders.kubeconfig(name));
+        let kubeconfig = folders.kubeconfig(name).display().to_string();
+        self.place.run("install", &["-D", "--mode=600", &kubeconfig, KUBECONFIG])?;
+        command.arg("--config").arg(config).args(["--kubeconfig", KUBECONFIG]);
         // Tests of traffic distribution want three zones, some of them two nodes in each.
         let zone = self.number % 3;
         command.arg(format!("--node-labels=topology.kubernetes.io/zone=zone-{zone}"));

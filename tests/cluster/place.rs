@@ -4,18 +4,19 @@
 //! have ended, the kernel removes namespaces, devices and mounts. Must not know: which programs are started.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::errno::Errno;
-use nix::libc::{CLOSE_RANGE_CLOEXEC, c_uint, close_range};
+use nix::libc;
 use nix::unistd::setsid;
 use sheave_tests::wait::wait_for;
 
 use crate::cgroups::Cgroups;
+use crate::claim::advice;
 use crate::layout::Folders;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -27,7 +28,7 @@ const MOUNTS: &str = include_str!("mounts.sh");
 pub(crate) struct Place {
     /// Its host name.
     pub(crate) name: String,
-    /// The process that holds its namespaces.
+    /// The process that made its namespaces; its only child is process 1 of the machine.
     pub(crate) holder: u32,
     folders: Folders,
 }
@@ -46,15 +47,19 @@ impl Place {
             "--net",
             "--mount",
             "--uts",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
             "--propagation",
             "private",
             "--",
             "sh",
-            "-euc",
-            MOUNTS,
-            "sh",
+            "-eu",
         ]);
-        command.arg(name).arg(folders.of_place(name)).arg(cgroups.unified(name));
+        let script = folders.of_place(name).join("mounts.sh");
+        fs::write(&script, MOUNTS)?;
+        command.arg(script).arg(name).arg(folders.of_place(name)).arg(cgroups.unified(name));
         let holder = start(command, cgroups, name, &folders.log(&format!("{name}-holder")))?;
         fs::write(folders.of_place(name).join("holder"), holder.to_string())?;
         let place = Self { name: name.to_owned(), holder, folders: folders.clone() };
@@ -72,14 +77,17 @@ impl Place {
         let holder = fs::read_to_string(folders.of_place(name).join("holder"));
         let holder = holder.ok().and_then(|pid| pid.parse().ok());
         let holder = holder.filter(|pid| Cgroups::holds(name, *pid));
-        let holder = holder.with_context(|| format!("{name} is not up: cargo xtask cluster up"))?;
+        let holder = holder.with_context(|| format!("{name} is not up: {}", advice(folders)))?;
         Ok(Self { name: name.to_owned(), holder, folders: folders.clone() })
     }
 
     /// A program inside the machine's namespaces.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.holder.to_string(), "--net", "--mount", "--uts", "--wdns=/", "--"]);
+        command.args(["--target", &self.holder.to_string(), "--net", "--mount", "--uts"]);
+        // The holder's own is the host's.
+        command.arg(format!("--pid=/proc/{}/ns/pid_for_children", self.holder));
+        command.args(["--wdns=/", "--"]);
         command.arg(program.as_ref());
         command
     }
@@ -111,6 +119,16 @@ impl Place {
         self.run("ip", &words.split_whitespace().collect::<Vec<_>>()).map(drop)
     }
 
+    /// Runs `ip` in its network with the host's process ids, by which it can name other machines.
+    ///
+    /// # Errors
+    /// `ip` fails: with what it said.
+    pub(crate) fn ip_from_outside(&self, words: &str) -> Result<()> {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.to_string(), "--net", "--", "ip"]);
+        output(command.args(words.split_whitespace())).map(drop)
+    }
+
     /// Sets a sysctl below `net/` inside.
     ///
     /// # Errors
@@ -140,21 +158,22 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
+/// Lets the program have nothing open but its three streams: a lock of the caller's would be held for as long as the
+/// cluster is up.
+fn close_others() -> io::Result<()> {
+    // SAFETY: the call takes three numbers. It closes nothing before exec.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Starts a program in a session of its own within the cgroups of a place.
 fn start(mut command: Command, cgroups: &Cgroups, place: &str, log: &Path) -> Result<u32> {
     let output = File::options().create(true).append(true).open(log)?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // SAFETY: between fork and exec only setsid(2) and close_range(2) are called, which are async-signal-safe.
-    unsafe { command.pre_exec(|| setsid().map_err(Into::into).and_then(|_| forget_descriptors())) };
+    unsafe { command.pre_exec(|| setsid().map_err(io::Error::from).and_then(|_| close_others())) };
     cgroups.place(place, &mut command);
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     Ok(child.id())
-}
-
-/// Keeps from the program what whoever called us has open beyond the three standard ones: it would hold the caller's
-/// locks and pipes for as long as the cluster is up.
-fn forget_descriptors() -> std::io::Result<()> {
-    let flags = CLOSE_RANGE_CLOEXEC.cast_signed();
-    // SAFETY: changes flags of descriptors alone, and no memory.
-    Errno::result(unsafe { close_range(3, c_uint::MAX, flags) }).map(drop).map_err(Into::into)
 }

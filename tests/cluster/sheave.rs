@@ -51,15 +51,15 @@ fn install_chart(control: &Control<'_>, spec: &Spec, nodes: &[Node]) -> Result<(
 
 fn render(control: &Control<'_>, spec: &Spec) -> Result<String> {
     let values = control.folders.of_run("values.json");
-    fs::write(&values, chart_values(&control.server(), spec).to_string())?;
+    fs::write(&values, chart_values(spec).to_string())?;
     let mut helm = std::process::Command::new(control.folders.helm());
     helm.args(["template", "sheave", "--namespace", "kube-system", "--values"]).arg(values);
     output(helm.arg(control.folders.chart()))
 }
 
-fn chart_values(server: &str, spec: &Spec) -> serde_json::Value {
+/// No API server is named: the agents find it.
+fn chart_values(spec: &Spec) -> serde_json::Value {
     json!({
-        "k8s": { "apiServerURLs": [server] },
         "podNetwork": { "routing": spec.routing },
         "socketLB": { "enabled": spec.socket_lb != "off", "hostNamespaceOnly": spec.socket_lb == "host" },
         // Where every machine has its own part of the host's hierarchy.

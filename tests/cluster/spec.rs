@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
+use crate::claim::advice;
 use crate::layout::{Families, Folders};
 
 /// Who serves Services, and with whom pods get their network.
@@ -122,7 +123,7 @@ impl Spec {
     /// There is none.
     pub(crate) fn of_run(folders: &Folders) -> Result<Self> {
         let text = fs::read_to_string(folders.of_run("spec.json"))
-            .context("no cluster is up: cargo xtask cluster up")?;
+            .with_context(|| format!("no cluster of this checkout is up: {}", advice(folders)))?;
         Ok(serde_json::from_str(&text)?)
     }
 }

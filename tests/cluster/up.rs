@@ -5,10 +5,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sheave_tests::wait::wait_for;
 
 use crate::cgroups::Cgroups;
+use crate::claim::Claim;
 use crate::control::Control;
 use crate::layout::{CONTROL, DNS, Folders, node_name};
 use crate::node::{Node, make_link};
@@ -22,9 +23,12 @@ const READY_LIMIT: Duration = Duration::from_mins(3);
 ///
 /// # Errors
 /// One is up already, or a part does not start within a bounded time; what there is stays to be looked at.
-pub(crate) fn up(folders: &Folders, spec: &Spec) -> Result<()> {
+pub(crate) fn up(folders: &Folders, claim: &mut Claim, spec: &Spec) -> Result<()> {
     let cgroups = Cgroups::locate()?;
-    ensure!(!cgroups.exist(), "a cluster is up, or was left half-way: cargo xtask cluster down");
+    if cgroups.exist() {
+        let owner = claim.owner().map_or_else(String::new, |owner| format!(" of {}", owner.display()));
+        bail!("a cluster{owner} is up, or was left half-way: cargo xtask cluster down");
+    }
     // Machines lay folders of their own over these.
     let hidden = ["/etc", "/opt", "/run", "/var/lib", "/var/log"];
     ensure!(
@@ -33,7 +37,6 @@ pub(crate) fn up(folders: &Folders, spec: &Spec) -> Result<()> {
     );
     let start = Instant::now();
     let archives = images::prepare(folders)?;
-    ensure!(!cgroups.exist(), "somebody has brought a cluster up meanwhile");
     let say = |what: &str| println!("{:6.1} s  {what}", start.elapsed().as_secs_f64());
     if folders.state().exists() {
         // Without groups, what is left is of before a restart of this machine.
@@ -41,6 +44,7 @@ pub(crate) fn up(folders: &Folders, spec: &Spec) -> Result<()> {
     }
     fs::create_dir_all(folders.state())?;
     spec.keep(folders)?;
+    claim.own()?;
     let control = Place::make(folders, &cgroups, CONTROL)?;
     make_link(&control)?;
     let nodes = (1..=spec.nodes).map(|number| {

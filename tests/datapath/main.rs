@@ -14,6 +14,7 @@ mod affinity;
 mod agent;
 mod agent_commands;
 mod annotation;
+mod bpffs;
 mod churn;
 mod devices;
 mod host_ports;

@@ -46,15 +46,33 @@ pub fn mount_bpffs() -> Result<bool, PinsError> {
 
 fn enter_first() -> io::Result<()> {
     let first = File::open(FIRST)?;
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    if identity(first.metadata()?) != identity(fs::metadata(OWN)?) {
+    if is_another(&first.metadata()?)? {
         setns(first, CloneFlags::CLONE_NEWNS)?;
     }
     Ok(())
 }
 
+/// Whether a mount namespace is not ours.
+fn is_another(namespace: &fs::Metadata) -> io::Result<bool> {
+    let own = fs::metadata(OWN)?;
+    Ok((namespace.dev(), namespace.ino()) != (own.dev(), own.ino()))
+}
+
+/// Mounts one for a process that stays where it is. In a container nobody else would see it, and what is pinned on it
+/// would go with the container: refused, as far as can be seen.
+///
+/// # Errors
+/// Our mounts are not those of process 1, or mounting failed.
+pub(super) fn mount_for_good() -> Result<(), PinsError> {
+    let first = fs::metadata(FIRST);
+    if first.and_then(|first| is_another(&first)).unwrap_or(false) {
+        return Err(PinsError::Unmounted);
+    }
+    mount_here()
+}
+
 /// Mounts one in our own mount namespace.
-pub(super) fn mount_here() -> Result<(), PinsError> {
+fn mount_here() -> Result<(), PinsError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|errno| PinsError::Mount(errno.into()))

@@ -40,6 +40,12 @@ pub enum PinsError {
         /// The directory.
         directory: PathBuf,
     },
+    /// There is none, and mounting one where we are would not be seen outside.
+    #[error(
+        "no bpffs is mounted on {BPFFS}, and this process has other mounts than process 1: mount one on the node \
+         (`sheave mount-bpffs`), then start the agent again"
+    )]
+    Unmounted,
     /// Mounting failed.
     #[error(
         "cannot mount a bpffs on {BPFFS}: mount it on the host (mount -t bpf bpf {BPFFS}) and pass it to the agent"
@@ -107,14 +113,14 @@ impl Pins {
         self.links().join(program)
     }
 
-    /// Makes the directory, and mounts a bpffs on /sys/fs/bpf if the directory is there and none is mounted. Changes
-    /// nothing of another agent's.
+    /// Makes the directory, and mounts a bpffs on /sys/fs/bpf if the directory is there and none is mounted, unless
+    /// that would be seen by nobody else. Changes nothing of another agent's.
     pub(super) fn prepare(&self) -> Result<(), PinsError> {
         if !is_on_bpffs(&self.directory)? {
             if !self.directory.starts_with(BPFFS) {
                 return Err(PinsError::NotBpffs { directory: self.directory.clone() });
             }
-            bpffs::mount_here()?;
+            bpffs::mount_for_good()?;
             info!(directory = BPFFS, "mounted a bpffs");
         }
         create(&self.directory)

@@ -2,6 +2,7 @@
 //!
 //! Owns: Ginkgo's flags and the verdict. Must not know: how the cluster was made.
 
+mod installed;
 pub(crate) mod list;
 pub(crate) mod record;
 mod report;
@@ -57,6 +58,7 @@ pub(crate) fn run(folders: &Folders, arguments: &Arguments) -> Result<()> {
     ensure!(is_usual || !arguments.record, "only what users install is recorded");
     let chosen: Vec<&Entry> = entries.iter().filter(|entry| arguments.choose(entry, spec.nodes)).collect();
     ensure!(!chosen.is_empty(), "no test is chosen");
+    installed::check(folders, &spec)?;
     let results = folders.results(&spec.title());
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
     // A run that does not come to its end must not be judged by the last one.

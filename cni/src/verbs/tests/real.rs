@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{super::doubles::facts, *};
 use crate::{
-    facts::NodeFacts,
+    facts::{CNI_DIR, NodeFacts},
     store::{Store, Wish},
     verbs::Machine,
     wire::{
@@ -184,5 +184,32 @@ fn status_follows_the_agent_and_its_pins() {
         assert_eq!(node.store().list().unwrap(), []);
         drop(agent);
         assert_eq!(refused(&status()).0, 51);
+    });
+}
+
+/// The network configuration outlives a reboot, so the runtime takes the node for ready and asks at once.
+#[test]
+#[ignore = "needs root: makes network namespaces, maps and a bpf file system"]
+fn after_a_reboot_no_pod_is_added_before_an_agent_has_told_the_facts() {
+    on_a_node(|node| {
+        let (pod, before) = (Pod::new(), node.lab.traces());
+        let status = || node.run(Verb::Status, "", "".into(), json!({}));
+        let add = || node.run(Verb::Add, "c1", pod.path(), json!({}));
+        let facts = NodeFacts::read(node.folder.path()).unwrap();
+        // What is on tmpfs.
+        fs::remove_dir_all(node.folder.path().join(CNI_DIR)).unwrap();
+        assert_eq!(refused(&status()).0, 50);
+        let (code, message) = refused(&add());
+        assert_eq!(code, 11, "{message}");
+        assert_same(&node.lab.traces(), &before, "the host");
+        silent(&node.run(Verb::Del, "of-before", "".into(), json!({})));
+        let agent = node.agent();
+        assert_eq!(refused(&status()).0, 50, "an agent that has told nothing");
+        assert_eq!(refused(&add()).0, 11);
+        facts.write(node.folder.path()).unwrap();
+        silent(&status());
+        assert!(add().success);
+        silent(&node.run(Verb::Del, "c1", "".into(), json!({})));
+        drop(agent);
     });
 }

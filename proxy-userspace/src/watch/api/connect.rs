@@ -30,8 +30,7 @@ pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Vec<Cli
         return Ok(vec![client(config)?]);
     }
     let candidates = search::candidates(&config, settings.known_servers.as_deref());
-    let clients: Vec<Client> = candidates.into_iter().map(client).collect::<Result<_, _>>()?;
-    Ok(search::answering(clients).await)
+    search::answering(candidates).await.map_err(|error| WatchError::Configuration(text(&error)))
 }
 
 fn tuned(mut config: Config, settings: &KubeSettings) -> Config {

@@ -6,13 +6,15 @@
 //! the server later.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use kube::{Client, Config, config::Kubeconfig};
+use tokio::time::{Instant, timeout_at};
 
 /// Kubeconfigs of the node's own programs. Only the server's address is read.
 const NODE_FILES: [&str; 6] = [
@@ -31,22 +33,35 @@ const LOCAL: [&str; 3] = ["https://127.0.0.1:6443", "https://127.0.0.1:6444", "h
 const NAME: &str = "kubernetes.default.svc";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the others' answers may take once there is one: the address that the pod was told never answers on a new
+/// node, which would be ready so much later.
+const PATIENCE_AFTER_ONE: Duration = Duration::from_secs(1);
+
+/// An address of an API server, and who named it.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    config: Config,
+    origin: String,
+}
 
 /// The addresses to ask, in the order in which they are preferred, each once: the node's own, the pod's, those that an
 /// earlier agent was told of by the cluster, and those of the node itself.
-pub(super) fn candidates(pod: &Config, known: Option<&Path>) -> Vec<Config> {
-    let mut found: Vec<Config> = Vec::new();
-    let node =
-        node_files().into_iter().filter_map(|path| server(&path)).filter_map(|address| at(pod, &address));
-    let known = known.map(remembered).unwrap_or_default();
-    let local = LOCAL.iter().map(|address| (*address).to_owned());
-    let named = known.into_iter().chain(local).filter_map(|address| {
+pub(super) fn candidates(pod: &Config, known: Option<&Path>) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = Vec::new();
+    let node = node_files().into_iter().filter_map(|path| {
+        let config = at(pod, &server(&path)?)?;
+        Some(Candidate { config, origin: path.display().to_string() })
+    });
+    let own = Candidate { config: pod.clone(), origin: "the pod's environment".to_owned() };
+    let known = known.into_iter().flat_map(remembered);
+    let local = LOCAL.iter().map(|address| ((*address).to_owned(), "the node itself".to_owned()));
+    let named = known.chain(local).filter_map(|(address, origin)| {
         let mut config = at(pod, &address)?;
         config.tls_server_name = Some(NAME.to_owned());
-        Some(config)
+        Some(Candidate { config, origin })
     });
-    for candidate in node.chain([pod.clone()]).chain(named) {
-        if found.iter().all(|earlier| earlier.cluster_url != candidate.cluster_url) {
+    for candidate in node.chain([own]).chain(named) {
+        if found.iter().all(|earlier| earlier.config.cluster_url != candidate.config.cluster_url) {
             found.push(candidate);
         }
     }
@@ -64,8 +79,9 @@ fn server(kubeconfig: &Path) -> Option<String> {
 }
 
 /// One address a line: see [`crate::watch::ServerMemory`].
-fn remembered(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+fn remembered(path: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|address| (address.to_owned(), path.display().to_string())).collect()
 }
 
 fn at(config: &Config, address: &str) -> Option<Config> {
@@ -75,14 +91,38 @@ fn at(config: &Config, address: &str) -> Option<Config> {
     (config.cluster_url.scheme_str() == Some("https")).then_some(config)
 }
 
-/// Those of the clients whose server answers, in their order.
-pub(super) async fn answering(clients: Vec<Client>) -> Vec<Client> {
-    let asked = clients.into_iter().map(|client| async move {
-        let answer = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
+/// Clients for those whose server answers, in their order, which is told in the log.
+///
+/// # Errors
+/// No client can be made of the configuration.
+pub(super) async fn answering(candidates: Vec<Candidate>) -> kube::Result<Vec<Client>> {
+    let clients = candidates.into_iter().map(|it| Ok((Client::try_from(it.config.clone())?, it)));
+    let clients: Vec<_> = clients.collect::<kube::Result<_>>()?;
+    let asked = clients.into_iter().map(|(client, candidate)| async move {
+        let answer = client.apiserver_version().await;
         // A refusal is an answer, too: who may ask is looked at later.
-        matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_)))).then_some(client)
+        matches!(answer, Ok(_) | Err(kube::Error::Api(_))).then_some((client, candidate))
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    let found = in_time(asked).await;
+    for (_, Candidate { config, origin }) in &found {
+        tracing::info!(server = %config.cluster_url, origin, "an API server answers");
+    }
+    Ok(found.into_iter().map(|(client, _)| client).collect())
+}
+
+/// What comes of the questions in time, in their order.
+async fn in_time<T, F: Future<Output = Option<T>>>(questions: impl Iterator<Item = F>) -> Vec<T> {
+    let numbered = questions.enumerate().map(|(at, question)| question.map(move |answer| (at, answer)));
+    let mut open: FuturesUnordered<_> = numbered.collect();
+    let mut found = BTreeMap::new();
+    let mut end = Instant::now() + PATIENCE;
+    while let Ok(Some((at, answer))) = timeout_at(end, open.next()).await {
+        if let Some(answer) = answer {
+            end = end.min(Instant::now() + PATIENCE_AFTER_ONE);
+            found.insert(at, answer);
+        }
+    }
+    found.into_values().collect()
 }
 
 #[cfg(test)]
@@ -94,7 +134,7 @@ mod tests {
     }
 
     fn addresses(known: Option<&Path>) -> Vec<String> {
-        candidates(&pod(), known).iter().map(|it| it.cluster_url.to_string()).collect()
+        candidates(&pod(), known).iter().map(|it| it.config.cluster_url.to_string()).collect()
     }
 
     #[test]
@@ -112,6 +152,11 @@ mod tests {
         let found: Vec<&String> = found.iter().skip_while(|it| !it.contains(wanted[0])).collect();
         assert_eq!(found.len(), wanted.len(), "{found:?}");
         assert!(found.iter().zip(wanted).all(|(found, wanted)| found.contains(wanted)), "{found:?}");
+        let all = candidates(&pod(), Some(&known));
+        let origins: Vec<&str> = all.iter().rev().map(|it| it.origin.as_str()).collect();
+        let remembered = known.to_str().unwrap();
+        let local = "the node itself";
+        assert_eq!(origins[..5], [local, local, remembered, remembered, "the pod's environment"]);
         assert!(!addresses(None).iter().any(|it| it.contains("192.0.2.1")));
     }
 
@@ -128,9 +173,30 @@ mod tests {
         assert_eq!(server(&folder.path().join("none")), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_is_waited_for_only_until_another_has_answered_and_a_little_longer() {
+        let after = |millis: u64, answer: Option<&'static str>| async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            answer
+        };
+        let silent = 3_600_000;
+        let cases = [
+            (vec![(silent, Some("a")), (900, Some("b")), (10, Some("c"))], vec!["b", "c"], 1010),
+            (vec![(silent, Some("a")), (4500, Some("b")), (1, None)], vec!["b"], 5000),
+            (vec![(20, Some("a")), (10, Some("b"))], vec!["a", "b"], 20),
+            (vec![(silent, Some("a"))], vec![], 5000),
+        ];
+        for (questions, answers, millis) in cases {
+            let start = Instant::now();
+            let found = in_time(questions.into_iter().map(|(millis, answer)| after(millis, answer))).await;
+            // The clock stands still but for sleeps, which end up to a millisecond late.
+            assert_eq!((found, start.elapsed().as_millis() / 10 * 10), (answers, millis));
+        }
+    }
+
     #[tokio::test]
     async fn a_server_that_refuses_the_connection_does_not_answer() {
         let config = Config::new("http://127.0.0.1:1".parse().unwrap());
-        assert!(answering(vec![Client::try_from(config).unwrap()]).await.is_empty());
+        assert!(answering(vec![Candidate { config, origin: String::new() }]).await.unwrap().is_empty());
     }
 }
