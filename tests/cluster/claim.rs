@@ -8,6 +8,8 @@ use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Folders;
@@ -37,6 +39,8 @@ impl Claim {
     /// # Errors
     /// Somebody else has it: who, and for what.
     pub(crate) fn take(folders: &Folders, verb: &str) -> Result<Self> {
+        // Where a time limit ends xtask alone, nobody waits for this any more, and the next run must not have to.
+        set_pdeathsig(Signal::SIGTERM)?;
         Self::take_at(Path::new(FILE), folders.root(), verb)
     }
 

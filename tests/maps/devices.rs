@@ -278,7 +278,9 @@ fn watching_exchanges_the_programs_on_devices_and_exchanges_them_back() {
 #[test]
 fn cleanup_removes_links_and_filters_but_not_the_filters_of_others() {
     let wire = Wire::with(DeviceHook::Clsact);
-    wire.site.lab.node.ip("link add eth1 type veth peer name peer1").unwrap();
+    for number in [1, 2] {
+        wire.site.lab.node.ip(&format!("link add eth{number} type veth peer name peer{number}")).unwrap();
+    }
     let tc = |words: &str| {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let output = wire.inside(move || std::process::Command::new("tc").args(words).output().unwrap());
@@ -294,7 +296,7 @@ fn cleanup_removes_links_and_filters_but_not_the_filters_of_others() {
     drop(plane);
     let mut tcx = wire
         .inside(|| DataPlane::open(&DataPlaneConfig { device_hook: None, ..wire.config.clone() }).unwrap());
-    wire.inside(|| tcx.attach_device(indexes[0], NODE).unwrap());
+    wire.inside(|| tcx.attach_device(wire.index("eth2"), NODE).unwrap());
     drop(tcx);
 
     let pins = wire.site.host.bpffs.pins();

@@ -17,7 +17,7 @@ use proxy_common::{Counter, EndpointValue};
 use proxy_kernel::bpf::{self, Access};
 use proxy_kernel::clsact::{self, FIRST_PRIORITY, PATH_PRIORITY, Side};
 use proxy_userspace::dataplane::{
-    Capacities, DataPlane, DataPlaneConfig, DeviceRole, GuardRepair, LinkAction, cleanup,
+    Capacities, DataPlane, DataPlaneConfig, DeviceHook, DeviceRole, GuardRepair, LinkAction, cleanup,
     enable_run_statistics,
 };
 use sheave_tests::lab::{NODE_V4, NODE_V6, Pod};
@@ -147,6 +147,13 @@ impl Ward {
     /// The kernel's id of the guard's program on a side of the pod's device.
     fn program(&self, side: &str) -> Option<u32> {
         self.program_at(FIRST_PRIORITY, side)
+    }
+
+    /// The pinned links of the packet path's programs.
+    fn links(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.site.host.bpffs.pins().join("links")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("tcx-")).collect()
     }
 
     /// The kernel's ids of the packet path's programs on the pod's device, as they are pinned: coming out of it first.
@@ -464,8 +471,28 @@ fn without_pods_of_its_own_an_agent_leaves_the_plugin_no_packet_path() {
     fs::remove_file(&pins.egress).unwrap();
     ward.inside(|| plane.attach().unwrap());
     assert!(pins.egress.exists(), "the next audit pins it again");
+    plane.pin_guards().unwrap();
+    ward.wire(&plane.guard_pins().unwrap(), &ward.record());
+    ward.wire_path(&pins);
     drop(plane);
     let ward = Ward { config: DataPlaneConfig { own_pods: false, ..ward.config.clone() }, ..ward };
-    let _next = ward.open();
+    let mut next = ward.open();
     assert!(!pins.ingress.exists() && !pins.egress.exists());
+    // What is wired already is not translated twice.
+    let attached = ward.inside(|| next.attach_device(ward.index(), DeviceRole::Pod).unwrap());
+    assert_eq!((attached, next.device_hook(DeviceRole::Pod)), (LinkAction::Created, DeviceHook::Tcx));
+    assert_eq!((ward.path(), ward.links().len()), ([None, None], 2));
+    drop(next);
+    let ward = Ward { config: DataPlaneConfig { own_pods: true, ..ward.config.clone() }, ..ward };
+    let mut last = ward.open();
+    ward.inside(|| last.attach_device(ward.index(), DeviceRole::Pod).unwrap());
+    assert_eq!(ward.path(), pinned_path(&pins));
+    assert_eq!(ward.links(), Vec::<String>::new());
+    // Also where the device is gone for the agent, and was an earlier one's.
+    drop(last);
+    let ward = Ward { config: DataPlaneConfig { own_pods: false, ..ward.config.clone() }, ..ward };
+    let mut without = ward.open();
+    let gone = BTreeSet::from([ward.index()]);
+    assert_eq!(ward.inside(|| without.keep_devices(&BTreeSet::new(), &gone).unwrap()), gone);
+    assert_eq!(ward.path(), [None, None]);
 }

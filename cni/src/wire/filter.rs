@@ -1,5 +1,5 @@
-//! The guard and the packet path as filters of the qdisc clsact. A tcx link, which needs kernel 6.6 besides, costs a grace period of RCU (some
-//! 10 ms, in which no device of the host can be changed), a filter does not.
+//! The guard and the packet path as filters of the qdisc clsact. A tcx link, which needs kernel 6.6 besides, costs a
+//! grace period of RCU (some 10 ms, in which no device of the host can be changed), a filter does not.
 //!
 //! They go with their device. The agent knows them by priority, handle and name. Must not know what the programs do.
 

@@ -152,6 +152,15 @@ impl fmt::Display for DeviceRole {
     }
 }
 
+impl DeviceHook {
+    fn other(self) -> Self {
+        match self {
+            Self::Tcx => Self::Clsact,
+            Self::Clsact => Self::Tcx,
+        }
+    }
+}
+
 impl fmt::Display for DeviceHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -199,18 +208,12 @@ impl Devices {
         }
     }
 
-    /// Each that is in use, once.
-    fn hooks(&self) -> impl Iterator<Item = DeviceHook> + use<> {
-        let other = (self.pod_hook != self.hook).then_some(self.pod_hook);
-        std::iter::once(self.hook).chain(other)
-    }
-
     pub(super) fn roles(&self) -> &BTreeMap<u32, DeviceRole> {
         &self.roles
     }
 
-    /// Puts the role's programs on both sides; a second call repairs or changes the role. Returns the more thorough
-    /// of the two actions.
+    /// Puts the role's programs on both sides; a second call repairs or changes the role. What an earlier agent, or the
+    /// plugin, put at the other hook goes: nothing may be translated twice. Returns the more thorough of the two actions.
     pub(super) fn attach(
         &mut self,
         index: u32,
@@ -219,6 +222,9 @@ impl Devices {
         pins: &Pins,
     ) -> Result<LinkAction, DeviceError> {
         let action = self.put_on_both(index, role, loaded, pins)?;
+        if self.roles.get(&index) != Some(&role) {
+            take_off(index, self.hook(role).other(), pins)?;
+        }
         self.roles.insert(index, role);
         Ok(action)
     }
@@ -261,7 +267,7 @@ impl Devices {
         pins: &Pins,
     ) -> Result<BTreeSet<u32>, DeviceError> {
         let mut lost = BTreeSet::new();
-        for hook in self.hooks() {
+        for hook in [DeviceHook::Tcx, DeviceHook::Clsact] {
             let mut places = match hook {
                 DeviceHook::Tcx => tcx::places(pins)?,
                 DeviceHook::Clsact => clsact::places()?,
@@ -271,12 +277,7 @@ impl Devices {
             places.retain(|place| !wanted(place.index) || self.is_elsewhere(place.index, hook));
             // Ingress before egress, so that no request is translated whose reply is not.
             places.sort_by_key(|place| (place.index, std::cmp::Reverse(place.side)));
-            for place in &places {
-                match hook {
-                    DeviceHook::Tcx => tcx::detach(*place, pins)?,
-                    DeviceHook::Clsact => clsact::detach(*place)?,
-                }
-            }
+            places.iter().try_for_each(|place| detach(*place, hook, pins))?;
             lost.extend(places.into_iter().map(|place| place.index).filter(|index| !wanted(*index)));
         }
         self.roles.retain(|index, _| wanted(*index));
@@ -298,6 +299,19 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+fn detach(place: Place, hook: DeviceHook, pins: &Pins) -> Result<(), DeviceError> {
+    match hook {
+        DeviceHook::Tcx => tcx::detach(place, pins),
+        DeviceHook::Clsact => clsact::detach(place),
+    }
+}
+
+/// Takes our packet path off both sides of a device, ingress first as in [`Devices::keep_only`].
+fn take_off(index: u32, hook: DeviceHook, pins: &Pins) -> Result<(), DeviceError> {
+    let place = |side| Place { index, side, layer: Layer::Path };
+    Side::ALL.into_iter().rev().try_for_each(|side| detach(place(side), hook, pins))
 }
 
 #[cfg(test)]

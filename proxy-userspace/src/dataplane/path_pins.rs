@@ -33,7 +33,8 @@ pub(super) fn paths(pins: &Pins) -> cni::facts::PathPins {
 pub(super) fn keep(loaded: &Loaded, pins: &Pins, own_pods: bool) {
     let kept = if own_pods { pin(loaded, pins) } else { unpin(pins) };
     if let Err(error) = kept {
-        warn!(%error, "the programs for new pods are not pinned as they should be: those get them later");
+        let error: &dyn std::error::Error = &error;
+        warn!(error, "the programs for new pods are not pinned as they should be: those get them later");
     }
 }
 

@@ -42,8 +42,8 @@ pub enum PinsError {
     },
     /// There is none, and mounting one where we are would not be seen outside.
     #[error(
-        "no bpffs is mounted on {BPFFS}, and this process has other mounts than process 1: mount one on the node \
-         (`sheave mount-bpffs`), then start the agent again"
+        "no bpffs is mounted on {BPFFS} where this process is, and it has other mounts than process 1: mount one on the \
+         node (`sheave mount-bpffs`), give the container the node's {BPFFS}, then start the agent again"
     )]
     Unmounted,
     /// Mounting failed.

@@ -30,7 +30,8 @@ const CLUSTERS: &str = "
 ## Results
 
 What was recorded last, by command: `cargo xtask test e2e -- --record` on the cluster that is up. With each change CI runs the
-list on two nodes with Sheave's defaults, without recording it. What was not run on a kind of cluster is counted as that.
+list on two nodes with Sheave's defaults, and conformance on three with VXLAN, `--socket-lb off` and IPv6 first, without
+recording them. What was not run on a kind of cluster is counted as that.
 
 | | proxy | cluster | Kubernetes | kernel | on | passed | failed | not applicable | not run |
 | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |
