@@ -35,14 +35,6 @@ impl From<Side> for clsact::Side {
     }
 }
 
-/// In the order in which [`places`] looks.
-const LAYERS: [(Side, Layer); 4] = [
-    (Side::Egress, Layer::Guard),
-    (Side::Egress, Layer::Path),
-    (Side::Ingress, Layer::Guard),
-    (Side::Ingress, Layer::Path),
-];
-
 /// Puts a program on its place; makes the qdisc if there is none. Where the program is there already nothing is written:
 /// a write holds up whoever adds a pod.
 pub(super) fn attach(
@@ -84,11 +76,12 @@ pub(super) fn places() -> Result<Vec<Place>, DeviceError> {
     let failed = |source| DeviceError::Filter { action: "list", source };
     let mut places = Vec::new();
     for index in clsact_devices().map_err(failed)? {
-        for (side, layer) in LAYERS {
-            let place = Place { index, side, layer };
-            if ours(place).map_err(failed)? {
-                places.push(place);
-            }
+        for side in Side::ALL {
+            // One answer holds the filters of every layer.
+            let of_layer = |layer| Place { index, side, layer };
+            let known = filters(of_layer(Layer::Path)).map_err(failed)?;
+            let has_ours = |place: &Place| known.iter().any(|filter| is_ours(filter, place.layer));
+            places.extend([Layer::Guard, Layer::Path].map(of_layer).into_iter().filter(has_ours));
         }
     }
     Ok(places)
