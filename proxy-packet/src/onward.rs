@@ -10,6 +10,7 @@ use crate::{
     checksum,
     env::{Env, Packet, Reached, Sum},
     parse::Headers,
+    setting,
     state::TCP,
     wire::Wire,
     work::{Route, Verdict},
@@ -87,12 +88,14 @@ pub(crate) fn look_onward<A: Wire, E: Env<A>>(
 
 /// Whether the host itself would be told how little fits the way to an address that can be another node's, while tunnels
 /// lead to other nodes. They go to that address, too: the kernel would make them narrower by what a tunnel takes off, and
-/// so on with each packet. A ClusterIP is nobody's.
+/// so on with each packet. A ClusterIP is nobody's, and no tunnel leads to the node's own addresses, to which packets go
+/// by the loopback device.
 #[inline(always)]
 fn would_narrow_tunnel<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
     let may_be_nodes = !ServiceFlags(work.address_flags).has(ServiceFlags::REFUSE_UNKNOWN_PORT);
     work.from_host != 0
         && may_be_nodes
+        && env.device() != setting!(env, loopback)
         && env.device_of(NODE_DEFAULT, &mut work.device)
         && work.device.is_tunnel != 0
 }

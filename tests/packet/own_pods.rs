@@ -3,7 +3,8 @@
 //!
 //! Must not know what a scenario says.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use cni::facts::NodeFacts;
@@ -11,13 +12,13 @@ use serde_json::{Value, json};
 use sheave_tests::cni::{Call, Subject};
 use sheave_tests::echo::EchoServer;
 use sheave_tests::netns::Netns;
-use sheave_tests::probe::{tcp, udp};
+use sheave_tests::probe::{Connection, pattern, tcp, udp};
 use sheave_tests::scenario::Translation;
 use sheave_tests::topology::addresses::{NODES, node};
 use sheave_tests::topology::{Links, PORT, Place, Wiring};
 use sheave_tests::wait::wait_for;
 
-use crate::manifests::{FAMILIES, cluster_ip, web};
+use crate::manifests::{FAMILIES, NODE_PORT, cluster_ip, web};
 use crate::scenarios::{read, run};
 use crate::site::{LIMIT, Site, translating};
 
@@ -174,4 +175,32 @@ fn pods_ask_the_outside_with_the_nodes_address() {
             }
         }
     }
+}
+
+/// As after an ICMP error about something else that the node once sent there. No tunnel leads to the node's own address,
+/// so to say at it how little fits makes none narrower. Linux tells an IPv4 connection to an own address nothing
+/// (`ip_rt_update_pmtu` ends only routes that are cached, and local ones are not), but the next one knows.
+#[test]
+fn a_process_learns_at_its_nodes_own_address_how_little_fits_the_way_to_a_backend() {
+    let site = site(Wiring::Tunnel, Translation::Packets);
+    let scenario = read("scenarios").into_iter().find(|it| it.name == "host-network").unwrap();
+    site.publish(&scenario.manifests);
+    for (far, own) in node(2).both().into_iter().zip(node(1).both()) {
+        let words = ["route", "replace", &far.to_string(), "dev", "eth0", "mtu", "lock", "1400"];
+        let changed = site.at("node1", || Command::new("ip").args(words).status().unwrap());
+        assert!(changed.success(), "{words:?}");
+        let to = SocketAddr::new(own, NODE_PORT);
+        let transferred = transfer(&site, to, far);
+        let transferred = if far.is_ipv4() { transfer(&site, to, far) } else { transferred };
+        transferred.unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+}
+
+/// Many bytes from node 1 to `to`, where the backend at the address `far` answers.
+fn transfer(site: &Site, to: SocketAddr, far: IpAddr) -> io::Result<()> {
+    let open = || {
+        let connection = site.at("node1", || Connection::open(to))?;
+        Ok((connection.answer.server.ip() == far).then_some(connection))
+    };
+    wait_for(format!("{far} answers at {to}"), LIMIT, open).unwrap().transfer(&pattern(1 << 20))
 }
