@@ -29,8 +29,11 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Says which bit stands for what. Raise the last number when that changes otherwise.
 pub(crate) const SCHEMA: u32 = {
     let hash = layout::fold(layout::fold(layout::SEED, FLOW_BITS), ADDRESS_BITS);
-    layout::fold(hash, 2)
+    layout::fold(hash, 1)
 };
+
+/// Like [`SCHEMA`], for `flow_filter` alone: a table without its bits hides its flows.
+pub(crate) const FLOW_SCHEMA: u32 = layout::fold(SCHEMA, 2);
 
 /// One bit of a filter: which element, and which bit of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,8 +6,8 @@
 //! found or bytes rewritten.
 
 use proxy_common::{
-    BackendValue, Bit, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, PortBe, Scope, ServiceValue,
-    Way, names::PROBE_SLOT,
+    BackendValue, Bit, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, PortBe, Scope,
+    ServiceValue, Way, names::PROBE_SLOT,
 };
 
 use crate::{
