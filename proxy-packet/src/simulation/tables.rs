@@ -296,6 +296,10 @@ impl<A: Simulated> Tables<A> for Simulation {
         Reached::Device
     }
 
+    fn face_pod(&mut self, device: u32) -> bool {
+        self.endpoints.contains(&device)
+    }
+
     fn host_socket(&mut self, key: &FlowKey<A>) -> bool {
         let sockets = &A::tables(self).sockets;
         let used = |address| sockets.contains(&(address, key.destination_port, key.protocol));
