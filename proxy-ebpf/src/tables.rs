@@ -16,7 +16,7 @@ use proxy_common::{
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 
-use crate::{copy::copy_words, family::PacketFamily, frame, lookup, maps, membership, route, select, skb::Skb};
+use crate::{copy::copy_words, family::PacketFamily, lookup, maps, membership, route, select, skb::Skb};
 
 /// Bits of a whole [`SourceRangeKey`].
 const SOURCE_RANGE_BITS: u32 = 8 * size_of::<SourceRangeKey>() as u32;
@@ -194,10 +194,7 @@ impl<A: PacketFamily> Tables<A> for Skb {
 
     #[inline(always)]
     fn face_pod(&mut self, device: u32) -> bool {
-        let Some(at) = maps::ENDPOINTS.get_ptr(device) else { return false };
-        // SAFETY: valid for the length of the program; nobody changes what is read here, an update is a new record.
-        let (limit, hardware) = unsafe { ((*at).to_rate, (*at).mac) };
-        limit == 0 && self.is_for_host() && frame::address(self, &hardware)
+        route::face_pod(self, device)
     }
 
     #[inline(always)]
