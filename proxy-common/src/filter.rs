@@ -9,15 +9,17 @@ use crate::{
     layout,
 };
 
-/// Bits of `flow_filter`, as a power of two.
+/// Bits of each half of `flow_filter`, as a power of two: the first is for replies, the second for what pods send out.
 const FLOW_BITS: u32 = 18;
 /// Bits of `address_filter`, as a power of two.
 const ADDRESS_BITS: u32 = 20;
 /// Bits of an element of a filter, as a power of two.
 const ELEMENT_BITS: u32 = 6;
 
+/// Elements of each half of `flow_filter`.
+const FLOW_HALF: u32 = 1 << (FLOW_BITS - ELEMENT_BITS);
 /// Elements of `flow_filter`.
-pub const FLOW_FILTER: u32 = 1 << (FLOW_BITS - ELEMENT_BITS);
+pub const FLOW_FILTER: u32 = 2 * FLOW_HALF;
 /// Elements of `address_filter`.
 pub const ADDRESS_FILTER: u32 = 1 << (ADDRESS_BITS - ELEMENT_BITS);
 
@@ -29,6 +31,9 @@ pub(crate) const SCHEMA: u32 = {
     let hash = layout::fold(layout::fold(layout::SEED, FLOW_BITS), ADDRESS_BITS);
     layout::fold(hash, 1)
 };
+
+/// Like [`SCHEMA`], for `flow_filter` alone: a table without its bits hides its flows.
+pub(crate) const FLOW_SCHEMA: u32 = layout::fold(SCHEMA, 2);
 
 /// One bit of a filter: which element, and which bit of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +86,14 @@ impl Bit {
             (reply.destination.fold(), destination, 1)
         };
         Self::of(address ^ u64::from(port) << 32 ^ side << 48, FLOW_BITS)
+    }
+
+    /// The bit of `flow_filter` for what pods send to an address under [`crate::FlowFlags::MASQUERADED`]. They are apart from
+    /// the others: there is no end of addresses outside, and they must not fill what replies are told by.
+    #[inline(always)]
+    pub fn of_masqueraded<A: Address>(destination: A) -> Self {
+        let Self { element, mask } = Self::of(destination.fold(), FLOW_BITS);
+        Self { element: element + FLOW_HALF, mask }
     }
 }
 
@@ -153,7 +166,9 @@ mod tests {
             let address = Bit::of_address(v4(number));
             assert!(address.element < ADDRESS_FILTER && address.mask.is_power_of_two());
             let bit = Bit::of_reply(&reply((v6(number.into()), 80), (v6(1), 40_000)));
-            assert!(bit.element < FLOW_FILTER && bit.mask.is_power_of_two());
+            assert!(bit.element < FLOW_HALF && bit.mask.is_power_of_two());
+            let bit = Bit::of_masqueraded(v4(number));
+            assert!((FLOW_HALF..FLOW_FILTER).contains(&bit.element) && bit.mask.is_power_of_two());
         }
     }
 

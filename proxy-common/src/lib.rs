@@ -86,7 +86,7 @@ pub const FLOW_SCHEMA_HASH: u32 = {
     hash = layout::fold(hash, <FragmentKey<Ipv6Be>>::SCHEMA);
     hash = layout::fold(hash, FragmentValue::SCHEMA);
     hash = layout::fold(hash, DeviceValue::SCHEMA);
-    hash = layout::fold(hash, filter::SCHEMA);
+    hash = layout::fold(hash, filter::FLOW_SCHEMA);
     hash = layout::fold(hash, PodRanges::SCHEMA);
     hash
 };
@@ -108,6 +108,6 @@ mod tests {
     #[test]
     fn a_changed_layout_is_noticed() {
         assert_eq!((ABI_VERSION, SCHEMA_HASH, SOCKET_SCHEMA_HASH), (1, 1_563_893_295, 3_094_713_009));
-        assert_eq!(FLOW_SCHEMA_HASH, 4_044_742_117);
+        assert_eq!(FLOW_SCHEMA_HASH, 676_012_464);
     }
 }

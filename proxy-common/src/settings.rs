@@ -61,6 +61,8 @@ shared_struct! {
         pub refusals_per_s: u32,
         /// 1: what pods send out of the cluster leaves with the node's address; the map `masquerade` says who and where to.
         pub masquerade: u32,
+        /// 1: what arrives for a pod and is not translated goes straight into it, past the host's stack.
+        pub shortcut: u32,
     }
 }
 
@@ -89,5 +91,6 @@ impl PacketSettings {
         tunnel_port: 0,
         refusals_per_s: 1_000,
         masquerade: 0,
+        shortcut: 0,
     };
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
         BPF_F_INGRESS, bpf_redir_neigh as NextHop,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
 use proxy_common::Counter;
 use proxy_packet::{Packet, Verdict, Work};
@@ -32,6 +32,7 @@ pub fn act<A: PacketFamily>(skb: &mut Skb, work: &Work<A>, verdict: Verdict, dir
         Verdict::Bounce if direction == Direction::Leaves => send(skb.device(), BPF_F_INGRESS),
         Verdict::Bounce => send(skb.device(), 0),
         Verdict::ToHost => to_host(skb, work),
+        Verdict::Enter => enter(work.route.device),
     }
 }
 
@@ -46,6 +47,13 @@ fn send(device: u32, flags: u32) -> i32 {
 fn drop() -> i32 {
     count(Counter::DroppedRewrite);
     DROP
+}
+
+/// Out of the other end of a pair of devices, as if it had gone through.
+#[inline(always)]
+fn enter(device: u32) -> i32 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_redirect_peer(device, 0) as i32 }
 }
 
 /// Out through another device, with the link layer that the next hop wants.

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use proxy_common::FlowKey;
 use proxy_packet::{Reached, Route};
 
-use crate::{family::PacketFamily, maps, skb::Skb};
+use crate::{family::PacketFamily, frame, maps, skb::Skb};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -55,6 +55,15 @@ pub fn ask<A: PacketFamily>(skb: &Skb, route: &mut Route<A>) -> Reached {
         }
         _ => Reached::Nowhere,
     }
+}
+
+/// Addresses the frame to the pod behind `device`; see [`proxy_packet::Tables::face_pod`].
+#[inline(always)]
+pub fn face_pod(skb: &mut Skb, device: u32) -> bool {
+    let Some(at) = maps::ENDPOINTS.get_ptr(device) else { return false };
+    // SAFETY: valid for the length of the program; nobody changes what is read here, an update is a new record.
+    let (limit, hardware) = unsafe { ((*at).to_rate, (*at).mac) };
+    limit == 0 && skb.is_for_host() && frame::address(skb, &hardware)
 }
 
 /// Whether a socket of the device's network namespace is connected from, or listens at, the destination of `key`.

@@ -67,6 +67,12 @@ impl Skb {
         field!(self.vlan_present) != 0 && field!(self.vlan_tci) & 0xfff != 0
     }
 
+    /// Whether the link layer has it for this host (`PACKET_HOST`): neither for a group nor for another on the same link.
+    #[inline(always)]
+    pub fn is_for_host(&self) -> bool {
+        field!(self.pkt_type) == 0
+    }
+
     /// Length in bytes of a packet that leaves, with the headers that each segment of a GSO packet will have. Of one that
     /// arrives it is without the link layer.
     #[inline(always)]

@@ -193,6 +193,11 @@ impl<A: PacketFamily> Tables<A> for Skb {
     }
 
     #[inline(always)]
+    fn face_pod(&mut self, device: u32) -> bool {
+        route::face_pod(self, device)
+    }
+
+    #[inline(always)]
     fn host_socket(&mut self, key: &FlowKey<A>) -> bool {
         route::host_socket(self, key)
     }

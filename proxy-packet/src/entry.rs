@@ -12,7 +12,7 @@ use crate::{
     fragment, lookup, masquerade,
     onward::ask_route,
     parse::{self, Fragment, Parsed, parse},
-    reply, setting,
+    reply, setting, shortcut,
     wire::Wire,
     work::{Next, Verdict},
 };
@@ -51,6 +51,7 @@ fn go_on<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, next: Next, place:
         Next::ErrorToBackend => errors::to_backend(env, work),
         Next::ErrorToClient => errors::to_client(env, work),
         Next::CarryOut => masquerade::carry(env, work),
+        Next::Shortcut => shortcut::take(env, work),
         Next::Begin | Next::Masquerade => Verdict::Drop,
     };
     if matches!(verdict, Verdict::Bounce) { answer::make(env, work) } else { verdict }
@@ -77,6 +78,9 @@ fn arrived<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed, 
     if to_service {
         work.address_flags = work.service.flags;
         return serve(env, work, parsed, place);
+    }
+    if matches!(place, Place::Node) && shortcut::may_take(env, work, parsed) {
+        return Next::Shortcut;
     }
     remember_fragment(env, work, parsed);
     Next::Done(Verdict::Pass)

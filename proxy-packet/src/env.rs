@@ -185,6 +185,10 @@ pub trait Tables<A: Wire> {
     /// Where a packet from `route.source` to `route.destination` of `route.length` bytes goes.
     fn route(&mut self, route: &mut Route<A>) -> Reached;
 
+    /// Addresses the frame to the pod whose end at the host is this device; false if that is no pod's that the plugin has
+    /// wired, if a limit stands before it, or if the frame is for another than this host.
+    fn face_pod(&mut self, device: u32) -> bool;
+
     /// Whether a socket of the host uses or listens on the receiving end of `key` (a reply key).
     fn host_socket(&mut self, key: &FlowKey<A>) -> bool;
 

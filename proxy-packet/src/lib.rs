@@ -26,6 +26,7 @@ mod parse;
 mod refuse;
 mod reply;
 mod select;
+mod shortcut;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 mod source_port;

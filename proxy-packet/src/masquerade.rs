@@ -6,8 +6,8 @@
 //! found or bytes rewritten.
 
 use proxy_common::{
-    BackendValue, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, PortBe, Scope, ServiceValue,
-    Way, names::PROBE_SLOT,
+    BackendValue, Bit, Counter, FlowFlags, FlowState, MasqueradeKey, MasqueradeKind, PortBe, Scope,
+    ServiceValue, Way, names::PROBE_SLOT,
 };
 
 use crate::{
@@ -41,12 +41,16 @@ pub(crate) fn leaving<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parse
     if matches!(next, Next::Masquerade) { begin(env, work) } else { next }
 }
 
-/// What is asked first is what most packets answer: another pod is told by two comparisons, a flow that is known by its
-/// key alone.
+/// What is asked first is what most packets answer: another pod is told by two comparisons or, as nobody has been masqueraded
+/// towards it, by its prefix; a flow that is known by its key alone.
 #[inline(never)]
 fn find<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, parsed: Parsed) -> Next {
     let destination = work.outer.destination;
     if lookup::inside(env, destination) {
+        return LEAVE;
+    }
+    // A flow that was masqueraded before its destination became exempt goes on, so such a flow is asked for first.
+    if !env.is_noted(Bit::of_masqueraded(destination)) && is_exempt(env, destination) {
         return LEAVE;
     }
     if !has_ends(env, work, parsed) {
@@ -115,7 +119,13 @@ fn concerns<A: Wire, E: Env<A>>(env: &mut E, work: &Work<A>) -> bool {
     env.masquerade(&MasqueradeKey { address: source.to_mapped() }) == MasqueradeKind::Pod as u32
         && destination.is_one_host()
         && !destination.is_link_local()
-        && env.masquerade(&MasqueradeKey { address: destination.to_mapped() }) == 0
+        && !is_exempt(env, destination)
+}
+
+/// Whether a prefix says that pods' own addresses are seen there.
+#[inline(always)]
+fn is_exempt<A: Wire, E: Env<A>>(env: &mut E, destination: A) -> bool {
+    env.masquerade(&MasqueradeKey { address: destination.to_mapped() }) != 0
 }
 
 /// Whether a pod's flow of a Service is nobody's any more: its packets, which nothing has translated, are for whoever has
@@ -200,6 +210,7 @@ fn make<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> Assigned {
     }
     flow::begin(env, work);
     work.flow.flags |= FlowFlags::MASQUERADED;
+    env.note(Bit::of_masqueraded(work.flow.frontend));
     let own = work.outer.protocol == TCP && serves(&work.outer);
     let assigned = if own { source_port::keep(env, work) } else { source_port::masquerade(env, work) };
     complete(env, work, assigned)

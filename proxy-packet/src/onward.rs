@@ -109,7 +109,7 @@ fn answer<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, error: Answer, re
 /// Length of the longest IP packet that leaves: of a GSO packet, that of a segment. Its own length would be compared
 /// with the MTU, which no GSO packet fits.
 #[inline(always)]
-fn longest_packet<A: Wire, E: Packet>(env: &mut E, headers: &Headers<A>) -> u32 {
+pub(crate) fn longest_packet<A: Wire, E: Packet>(env: &mut E, headers: &Headers<A>) -> u32 {
     let segment = env.segment();
     if segment == 0 {
         return headers.end.wrapping_sub(headers.l3);

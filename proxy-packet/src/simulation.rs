@@ -69,6 +69,8 @@ pub struct Simulation {
     pub flow_filter: BTreeSet<Bit>,
     /// Devices by index.
     pub devices: BTreeMap<u32, DeviceValue>,
+    /// Devices of pods that the plugin has wired, without a limit.
+    pub endpoints: BTreeSet<u32>,
     /// The settings.
     pub settings: PacketSettings,
 }
@@ -114,6 +116,7 @@ impl Simulation {
             pod_ranges: PodRanges::ANY,
             flow_filter: BTreeSet::new(),
             devices: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
             settings: PacketSettings::DEFAULT,
         }
     }

@@ -23,6 +23,8 @@ pub enum Verdict {
     Bounce,
     /// Into the host's stack as if it came in through the device `Work::route.device`.
     ToHost,
+    /// Into the pod whose end at the host is the device `Work::route.device`.
+    Enter,
 }
 
 /// What a stage of the path found out: which stage is next, or that it is over. One word, too.
@@ -44,6 +46,8 @@ pub(crate) enum Next {
     ErrorToBackend,
     /// An ICMP error about a packet of `Work::flow`'s client: [`crate::errors::to_client`].
     ErrorToClient,
+    /// Nobody's, for a pod: [`crate::shortcut::take`].
+    Shortcut,
 }
 
 const _: () = assert!(size_of::<Next>() == size_of::<u32>());

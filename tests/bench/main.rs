@@ -49,6 +49,9 @@ struct Arguments {
     /// The built agent, for `control` and `pods`.
     #[arg(long, default_value = "target/release/sheave")]
     sheave: PathBuf,
+    /// Another build of the agent, for `pods`: measured in turn with the first.
+    #[arg(long)]
+    sheave_beside: Option<PathBuf>,
     /// Interleaved rounds of `rates` and `pods`.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
@@ -89,7 +92,8 @@ fn main() -> Result<()> {
     }
     if wanted("pods") {
         let programs = Programs { plugin: &arguments.plugin, sheave: &arguments.sheave };
-        pods::run(&programs, arguments.rounds)?;
+        let beside = arguments.sheave_beside.as_deref().map(|sheave| Programs { sheave, ..programs });
+        pods::run(&programs, beside.as_ref(), arguments.rounds)?;
     }
     Ok(())
 }

@@ -23,10 +23,17 @@ const ANSWERING: u16 = 7001;
 const SWALLOWING: u16 = 7002;
 
 /// From a pod to another.
+#[derive(Clone, Copy)]
 struct Route<'a> {
     name: &'static str,
     from: &'a Place,
     to: &'a Place,
+}
+
+impl<'a> Route<'a> {
+    fn new(name: &'static str, site: &'a Site, to: usize) -> Self {
+        Self { name, from: &site.pods[0], to: &site.pods[to] }
+    }
 }
 
 /// Does one kind of work with what listens there: how much in a second.
@@ -39,13 +46,8 @@ const KINDS: [(&str, Slice, u16); 4] = [
     ("four streams, MB", streams, SWALLOWING),
 ];
 
-pub(crate) fn run(programs: &Programs<'_>, rounds: usize) -> Result<()> {
-    let (plain, plain_vxlan) = (Site::plain(Way::Direct)?, Site::plain(Way::Vxlan)?);
-    let (ours, ours_vxlan) = (Site::sheave(programs, Way::Direct)?, Site::sheave(programs, Way::Vxlan)?);
-    for site in [&plain, &plain_vxlan, &ours, &ours_vxlan] {
-        serve(&site.pods[1])?;
-        serve(&site.pods[2])?;
-    }
+pub(crate) fn run(programs: &Programs<'_>, beside: Option<&Programs<'_>>, rounds: usize) -> Result<()> {
+    let (direct, vxlan) = (sites(programs, beside, Way::Direct)?, sites(programs, beside, Way::Vxlan)?);
     println!(
         "\n## pods\n\npod to pod, IPv4, agents running, segmentation offload on, {rounds} interleaved rounds, clients on one \
          CPU, servers on the other\n"
@@ -53,18 +55,32 @@ pub(crate) fn run(programs: &Programs<'_>, rounds: usize) -> Result<()> {
     println!(
         "| where | what | path | a second, median | ratio to plain: median (min, max) |\n| --- | --- | --- | ---: | ---: |"
     );
-    measure("one node", (&plain, &ours), 1, rounds)?;
-    measure("two nodes, direct", (&plain, &ours), 2, rounds)?;
-    measure("two nodes, VXLAN", (&plain_vxlan, &ours_vxlan), 2, rounds)
+    measure("one node", &direct, 1, rounds)?;
+    measure("two nodes, direct", &direct, 2, rounds)?;
+    measure("two nodes, VXLAN", &vxlan, 2, rounds)
+}
+
+/// The plain one first, then one of each build.
+fn sites(
+    programs: &Programs<'_>,
+    beside: Option<&Programs<'_>>,
+    way: Way,
+) -> Result<Vec<(&'static str, Site)>> {
+    let mut sites = vec![("plain", Site::plain(way)?), ("sheave", Site::sheave(programs, way)?)];
+    if let Some(beside) = beside {
+        sites.push(("sheave beside", Site::sheave(beside, way)?));
+    }
+    for (_, site) in &sites {
+        serve(&site.pods[1])?;
+        serve(&site.pods[2])?;
+    }
+    Ok(sites)
 }
 
 /// From the first pod of each site to the one of this index.
-fn measure(place: &str, (plain, ours): (&Site, &Site), to: usize, rounds: usize) -> Result<()> {
-    let paths = [("plain", plain), ("plain again", plain), ("sheave", ours)].map(|(name, site)| Route {
-        name,
-        from: &site.pods[0],
-        to: &site.pods[to],
-    });
+fn measure(place: &str, sites: &[(&'static str, Site)], to: usize, rounds: usize) -> Result<()> {
+    let mut paths: Vec<_> = sites.iter().map(|(name, site)| Route::new(name, site, to)).collect();
+    paths.insert(1, Route { name: "plain again", ..paths[0] });
     for (what, slice, port) in KINDS {
         let mut rates = vec![Vec::new(); paths.len()];
         for round in 0..=rounds {

@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 const VXLAN: &str = "type vxlan id 77 dstport 8472 nolearning";
 
 /// What is measured.
+#[derive(Clone, Copy)]
 pub(crate) struct Programs<'a> {
     /// The built plugin.
     pub(crate) plugin: &'a Path,

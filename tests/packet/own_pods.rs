@@ -25,8 +25,15 @@ use crate::site::{LIMIT, Site, translating};
 /// Whose pods have ports of their nodes: name and host port.
 const HOST_PORTS: [(&str, u16); 2] = [("1a", 8_088), ("2b", 8_089)];
 
-fn settings(wiring: Wiring) -> [&'static str; 3] {
-    ["--pod-network", "--routing", if wiring == Wiring::Tunnel { "vxlan" } else { "direct" }]
+/// Half of the sites go the short way into pods.
+fn settings(wiring: Wiring, path: Translation) -> [&'static str; 4] {
+    let shortcut = match (wiring, path) {
+        (Wiring::Tunnel, Translation::Sockets) | (Wiring::Direct, Translation::Packets) => {
+            "--pod-shortcut=true"
+        }
+        _ => "--pod-shortcut=false",
+    };
+    ["--pod-network", "--routing", if wiring == Wiring::Tunnel { "vxlan" } else { "direct" }, shortcut]
 }
 
 /// How much fits the way between nodes.
@@ -37,7 +44,7 @@ fn mtu(wiring: Wiring) -> u32 {
 /// Agents that connect pods, and every pod attached by the plugin.
 fn site(wiring: Wiring, path: Translation) -> Site {
     let mut site = Site::with_wiring(Links::ETHERNET, wiring);
-    site.start_agents(&[translating(path), &settings(wiring)].concat());
+    site.start_agents(&[translating(path), &settings(wiring, path)].concat());
     for number in 1..=NODES {
         wait_for(format!("node{number} is ready for pods"), LIMIT, || {
             let facts = NodeFacts::read(&site.run_dir(number)).ok();
@@ -82,12 +89,39 @@ fn port_mappings(pod: &Place) -> Vec<Value> {
         .collect()
 }
 
+/// How many packets the host has sent to the pod `1a` through its device.
+fn sent_through_device(site: &Site) -> u64 {
+    let read = |words: &[&str]| -> Value {
+        let output = site.at("node1", || Command::new("ip").args(words).output().unwrap());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let route = read(&["-j", "route", "get", &site.place("1a").addresses.v4.to_string()]);
+    let link = read(&["-j", "-s", "link", "show", "dev", route[0]["dev"].as_str().unwrap()]);
+    link[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
+}
+
+/// What a pod of another node sends comes to a pod through its device, or past it the short way.
+fn questions_take_the_way_they_are_told(site: &Site, is_short: bool) {
+    const QUESTIONS: u64 = 20;
+    let before = sent_through_device(site);
+    for target in site.place("1a").addresses.both().map(|address| SocketAddr::new(address, PORT)) {
+        for _ in 0..QUESTIONS {
+            site.at("2a", || udp(target)).unwrap();
+        }
+    }
+    let sent = sent_through_device(site) - before;
+    // Neighbours are still asked for there.
+    assert_eq!(sent < QUESTIONS, is_short, "{sent} of {} packets", 2 * QUESTIONS);
+}
+
 fn every_scenario_holds(wiring: Wiring, path: Translation) {
     let mut site = site(wiring, path);
+    let is_short = settings(wiring, path).contains(&"--pod-shortcut=true");
+    questions_take_the_way_they_are_told(&site, is_short);
     let mut scenarios = ["own-pods", "scenarios"].map(read).concat();
     // Patterns of devices are those of pods that are wired by hand.
     scenarios.retain(|scenario| !scenario.settings.iter().any(|setting| setting == "--devices"));
-    run(&mut site, &settings(wiring), scenarios, path);
+    run(&mut site, &settings(wiring, path), scenarios, path);
 }
 
 #[test]

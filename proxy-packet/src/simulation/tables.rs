@@ -134,6 +134,9 @@ impl Simulation {
     /// Sets the bit of a flow that is put into the tables from outside.
     pub fn note_flow<A: Simulated>(&mut self, flow: &FlowValue<A>) {
         self.flow_filter.insert(Bit::of_flow(flow));
+        if flow.flags().has(FlowFlags::MASQUERADED) {
+            self.flow_filter.insert(Bit::of_masqueraded(flow.frontend));
+        }
     }
 
     /// Adds a route through a device.
@@ -291,6 +294,10 @@ impl<A: Simulated> Tables<A> for Simulation {
         }
         route.destination = path.router.unwrap_or(route.destination);
         Reached::Device
+    }
+
+    fn face_pod(&mut self, device: u32) -> bool {
+        self.endpoints.contains(&device)
     }
 
     fn host_socket(&mut self, key: &FlowKey<A>) -> bool {

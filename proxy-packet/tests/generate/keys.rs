@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::{Bit, FlowState, FlowValue, PacketSettings, Protocol};
+use proxy_common::{Bit, FlowFlags, FlowState, FlowValue, PacketSettings, Protocol};
 use proxy_packet::simulation::Simulation;
 
 use super::world::Named;
@@ -44,6 +44,10 @@ pub fn torn<A: Named>(world: &mut Simulation) -> BTreeSet<String> {
     for (slot, flow) in tables.flows.iter().filter(|(_, flow)| lives(flow, &settings, now)) {
         if !noted.contains(&Bit::of_flow(flow)) {
             faults.insert(format!("the filter does not let through what answers {flow:?}"));
+        }
+        let masqueraded = flow.flags().has(FlowFlags::MASQUERADED);
+        if masqueraded && !noted.contains(&Bit::of_masqueraded(flow.frontend)) {
+            faults.insert(format!("the filter does not let through what asks {flow:?}"));
         }
         for key in [flow.forward_key(), flow.reply_key()] {
             let leads = tables.flow_keys.get(&key).map(|place| (place.slot, place.serial));

@@ -24,7 +24,7 @@ impl Fate {
         match verdict {
             Verdict::Drop => Self::Gone,
             Verdict::Bounce => Self::Answered,
-            Verdict::Pass | Verdict::Redirect | Verdict::ToHost => Self::Went,
+            Verdict::Pass | Verdict::Redirect | Verdict::ToHost | Verdict::Enter => Self::Went,
         }
     }
 }

@@ -22,6 +22,7 @@ mod network;
 mod offload;
 mod one_to_one;
 mod reach;
+mod shortcut;
 mod spoilt;
 
 use proptest::test_runner::{Config, RngSeed};

@@ -48,7 +48,7 @@ pub fn ask(world: &mut Simulation, scene: &Scene, ends: (End, End), protocol: u8
     let outcome = hooks::run(world, hook);
     let goes_on = match outcome.verdict {
         Verdict::Pass => world.bytes != frame,
-        Verdict::Redirect | Verdict::ToHost => true,
+        Verdict::Redirect | Verdict::ToHost | Verdict::Enter => true,
         Verdict::Drop | Verdict::Bounce => false,
     };
     goes_on.then(|| seen(&world.bytes).expect("a translated packet has ports"))
@@ -91,7 +91,7 @@ pub fn answer(world: &mut Simulation, request: &Seen, flags: u8) -> Option<Seen>
         bytes = std::mem::take(&mut world.bytes);
         match outcome.verdict {
             Verdict::Pass => (),
-            Verdict::Redirect | Verdict::ToHost => break,
+            Verdict::Redirect | Verdict::ToHost | Verdict::Enter => break,
             Verdict::Drop | Verdict::Bounce => return None,
         }
     }

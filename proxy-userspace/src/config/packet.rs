@@ -95,6 +95,7 @@ impl Reader<'_> {
         let settings = PacketSettings {
             masquerade_all: self.checked("masquerade-all", yes_or_no)?.into(),
             masquerade: self.masquerades()?.into(),
+            shortcut: self.checked("pod-shortcut", yes_or_no)?.into(),
             tunnel_port: self.tunnel_port()?.into(),
             source_port_first: snat.first.into(),
             source_port_count: snat.count(),

@@ -155,6 +155,12 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "Whether every translated packet gets the node's address as its source",
     ),
+    text(
+        "pod-shortcut",
+        "BOOL",
+        "false",
+        "Whether what arrives for a pod goes straight into it, past the host's netfilter and its other programs",
+    ),
     absent(
         "cluster-cidr",
         "PREFIX,...",
