@@ -2,7 +2,7 @@
 //!
 //! Must not know what is attached already, nor fail for good: without the pins the agent attaches, later.
 
-use std::{collections::BTreeSet, io, os::fd::AsFd as _, path::Path};
+use std::{collections::BTreeSet, io, os::fd::AsFd as _};
 
 use proxy_common::names::{FLOWS4, POD_PROGRAMS, SERVICES4};
 use proxy_kernel::bpf::{self, Access};
@@ -14,7 +14,7 @@ use super::{
     pins::{self, Pins, PinsError},
 };
 
-/// One map of each group whose maps come and go together: a program of ours uses both.
+/// One map of each group whose maps come and go together: the programs use both, not each of them.
 const SIGNS: [&str; 2] = [SERVICES4, FLOWS4];
 
 /// Why a program is not pinned, or still is.
@@ -47,30 +47,31 @@ pub(super) fn keep(loaded: &Loaded, pins: &Pins, own_pods: bool) {
 /// Removes programs whose maps nobody fills any more, before the plugin is told of them: an agent of an earlier version, which
 /// knew nothing of these pins, has had other maps meanwhile, and removed the pins of those.
 pub(super) fn drop_stale(pins: &Pins) {
-    for name in POD_PROGRAMS {
-        let pin = pins.program(name);
-        let removed =
-            is_stale(pins, &pin).and_then(|stale| if stale { pins::remove(&pin) } else { Ok(false) });
-        match removed {
-            Ok(false) => {}
-            Ok(true) => info!(name, "removed a program for new pods: its maps are those of an earlier agent"),
-            Err(error) => warn!(%error, name, "cannot tell whether a program for new pods is still of use"),
+    let dropped = are_stale(pins).and_then(|stale| {
+        if stale {
+            info!("programs for new pods are those of an agent before the last: removed");
+            unpin(pins)?;
         }
+        Ok(())
+    });
+    if let Err(error) = dropped {
+        let error: &dyn std::error::Error = &error;
+        warn!(error, "programs that are pinned for new pods may be those of an agent before the last");
     }
 }
 
-fn is_stale(pins: &Pins, pin: &Path) -> Result<bool, PinsError> {
-    let used = match bpf::open_pin(pin, Access::Full).and_then(|program| bpf::program_maps(program.as_fd())) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        used => used.map_err(pins::failed("read", pin))?,
-    };
-    let pinned = SIGNS.map(|sign| ids(pins, sign));
-    for pinned in pinned {
-        if pinned?.is_disjoint(&used.iter().copied().collect()) {
-            return Ok(true);
+fn are_stale(pins: &Pins) -> Result<bool, PathPinError> {
+    let mut used = BTreeSet::new();
+    for name in POD_PROGRAMS {
+        let pin = pins.program(name);
+        match bpf::open_pin(&pin, Access::Full).and_then(|program| bpf::program_maps(program.as_fd())) {
+            Ok(maps) => used.extend(maps),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(pins::failed("read", &pin)(error).into()),
         }
     }
-    Ok(false)
+    let pinned = SIGNS.map(|sign| ids(pins, sign)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(!used.is_empty() && pinned.iter().any(|pinned| pinned.is_disjoint(&used)))
 }
 
 /// The kernel's ids of the pinned maps of this name, of whatever layout and capacity.
