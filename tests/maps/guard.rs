@@ -463,37 +463,6 @@ fn the_packet_path_that_the_plugin_attached_is_taken_over_in_place() {
 }
 
 #[test]
-fn programs_whose_maps_an_agent_without_such_pins_has_replaced_are_not_left_for_the_plugin() {
-    let ward = Ward::new();
-    let pins = ward.open().path_pins();
-    let (ingress, egress) = (pins.ingress.with_file_name("kept1"), pins.egress.with_file_name("kept2"));
-    let open = |capacities| {
-        let config = DataPlaneConfig { capacities, ..ward.config.clone() };
-        ward.inside(|| DataPlane::open(&config).unwrap())
-    };
-    // The next agent has the same maps, and pods that come before it is ready get what the others have.
-    drop(open(Capacities::default()));
-    assert!(pins.ingress.exists() && pins.egress.exists());
-    for smaller in [
-        Capacities { flows: 4_096, ..Capacities::default() },
-        Capacities { services: 64, ..Capacities::default() },
-    ] {
-        drop(ward.open());
-        fs::rename(&pins.ingress, &ingress).unwrap();
-        fs::rename(&pins.egress, &egress).unwrap();
-        let mut earlier = open(smaller);
-        ward.inside(|| earlier.attach().unwrap());
-        drop(earlier);
-        fs::rename(&ingress, &pins.ingress).unwrap();
-        fs::rename(&egress, &pins.egress).unwrap();
-        let mut next = open(Capacities::default());
-        assert!(!pins.ingress.exists() && !pins.egress.exists(), "{smaller:?}");
-        ward.inside(|| next.attach().unwrap());
-        assert!(pins.ingress.exists() && pins.egress.exists());
-    }
-}
-
-#[test]
 fn without_pods_of_its_own_an_agent_leaves_the_plugin_no_packet_path() {
     let ward = Ward::new();
     let mut plane = ward.open();
