@@ -249,6 +249,14 @@ fn another_configuration_is_another_pod() {
 }
 
 #[test]
+fn the_base_for_kustomize_is_the_manifest() {
+    let folder = path("deploy").unwrap();
+    let base = objects(&fs::read_to_string(folder.join("kustomization.yaml")).unwrap()).unwrap();
+    assert_eq!(base[0]["resources"], json!(["sheave.yaml"]));
+    assert!(folder.join("sheave.yaml").exists());
+}
+
+#[test]
 fn metrics_are_offered_to_the_prometheus_operator_only_when_asked_for() {
     let has_monitor = |arguments: &[&str]| rendered(arguments).iter().any(|it| it["kind"] == "PodMonitor");
     assert!(!has_monitor(&["--set", "prometheus.podMonitor.enabled=true"]), "without metrics");

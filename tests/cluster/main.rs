@@ -20,8 +20,9 @@ mod up;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::cgroups::Cgroups;
@@ -58,8 +59,13 @@ enum Verb {
     },
     /// Put an archive of container images into every node
     LoadImage { archive: PathBuf },
-    /// Run Kubernetes' own network tests on it; without a cluster on one of its own
-    E2e(e2e::Arguments),
+    /// Run Kubernetes' own network tests on it; without a cluster on one of its own, for which the options of `up` are
+    E2e {
+        #[command(flatten)]
+        cluster: UpArguments,
+        #[command(flatten)]
+        tests: e2e::Arguments,
+    },
     /// Keep the results of earlier test runs in tests/e2e/results, and bring docs/compatibility.md up to date
     Record {
         /// Folders named after a kind of cluster, with Ginkgo's report in each [default: those in target/e2e]
@@ -126,7 +132,9 @@ fn main() -> Result<()> {
             Err(command.args(words).exec().into())
         }
         Verb::LoadImage { archive } => load_image(&folders, &archive.canonicalize()?),
-        Verb::E2e(arguments) => test(&folders, &mut Claim::take(&folders, "e2e")?, &arguments),
+        Verb::E2e { cluster, tests } => {
+            test(&folders, &mut Claim::take(&folders, "e2e")?, &cluster.into(), &tests)
+        }
         Verb::Record { folders: results } => record(&folders, results),
         Verb::Compatibility => compatibility::write(&folders),
         Verb::Down => down(&folders, &mut Claim::take(&folders, "down")?),
@@ -139,24 +147,32 @@ fn record(folders: &Folders, results: Vec<PathBuf>) -> Result<()> {
 }
 
 /// On the cluster that is up, or on one that is brought up for it and taken down again.
-fn test(folders: &Folders, claim: &mut Claim, arguments: &e2e::Arguments) -> Result<()> {
-    if Cgroups::locate()?.exist() {
-        return e2e::run(folders, arguments);
-    }
-    let tested = up::up(folders, claim, &Spec::default()).and_then(|()| e2e::run(folders, arguments));
+fn test(folders: &Folders, claim: &mut Claim, wanted: &Spec, arguments: &e2e::Arguments) -> Result<()> {
+    let is_own = !Cgroups::locate()?.exist();
+    let up = if is_own { up::up(folders, claim, wanted) } else { check_kind(folders, wanted) };
+    let tested = up.and_then(|()| e2e::run(folders, arguments));
     if tested.is_err() {
         keep_logs(folders);
     }
-    let down = down(folders, claim);
+    let down = if is_own { down(folders, claim) } else { Ok(()) };
     tested.and(down)
 }
 
-/// What tells why a test failed would go with the machines.
+/// A cluster that is up is taken as it is, unless another kind is asked for.
+fn check_kind(folders: &Folders, wanted: &Spec) -> Result<()> {
+    let there = Spec::of_run(folders)?;
+    let is_wanted = *wanted == Spec::default() || *wanted == there;
+    ensure!(is_wanted, "another cluster is up ({there:?}): `cargo xtask cluster down` takes it down");
+    Ok(())
+}
+
+/// What tells why a test failed would go with the machines, which may go on writing.
 fn keep_logs(folders: &Folders) {
     let kept = folders.repository("target/e2e/logs");
     let _ = fs::remove_dir_all(&kept);
-    let moved =
-        fs::create_dir_all(&kept).and_then(|()| fs::rename(folders.of_run("logs"), kept.join("machines")));
+    let copied = fs::create_dir_all(&kept).and_then(|()| {
+        Command::new("cp").arg("-a").arg(folders.of_run("logs")).arg(kept.join("machines")).status()
+    });
     let words = [
         "-n",
         "kube-system",
@@ -168,7 +184,7 @@ fn keep_logs(folders: &Folders) {
         "--tail=-1",
     ];
     let logs = Place::find(folders, CONTROL).and_then(|control| control::kubectl(&control, folders, &words));
-    if let (Ok(()), Ok(logs)) = (moved, logs) {
+    if let (Ok(_), Ok(logs)) = (copied, logs) {
         let _ = fs::write(kept.join("agents"), logs);
     }
     eprintln!("logs are in {}", kept.display());

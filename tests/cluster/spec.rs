@@ -41,7 +41,7 @@ pub(crate) enum Install {
 }
 
 /// A cluster.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// How many nodes, 1 to 9.
     pub(crate) nodes: u8,

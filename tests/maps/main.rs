@@ -18,6 +18,7 @@ mod guard;
 mod guard_limits;
 mod guard_rules;
 mod links;
+mod path_pins;
 mod pins;
 mod probe;
 mod setup;

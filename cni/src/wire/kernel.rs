@@ -145,13 +145,12 @@ impl<'a> Kernel<'a> {
     }
 
     /// Nobody asks for the link-local address of the host's end. Without IPv6 on the device there is none anyway.
-    fn no_link_local(&mut self) -> Result<(), WireError> {
-        match self.host.change(message::no_link_local(self.host_index), 0) {
-            Err(refusal) if !refusal.is(libc::EAFNOSUPPORT) => Err(WireError::kernel(
-                "do without a link-local address on the host's end".to_owned(),
-            )(refusal)),
-            Ok(()) | Err(_) => Ok(()),
+    fn host_device(&mut self) -> Result<(), WireError> {
+        let mut made = self.host.change(message::host_settings(self.host_index, true), 0);
+        if made.as_ref().is_err_and(|refusal| refusal.is(libc::EAFNOSUPPORT)) {
+            made = self.host.change(message::host_settings(self.host_index, false), 0);
         }
+        made.map_err(WireError::kernel("set how the host's end forwards".to_owned()))
     }
 
     fn address(&mut self, address: IpAddr) -> Result<(), WireError> {
@@ -251,7 +250,7 @@ impl Effects for Kernel<'_> {
             Step::GuardPlace => filter::prepare(&mut self.host, self.host_index)?,
             Step::Guard(side) => guard::attach(&mut self.host, self.pins, self.host_index, *side)?,
             Step::Path(side) => path::attach(&mut self.host, self.pins, self.host_index, *side),
-            Step::NoLinkLocal => self.no_link_local()?,
+            Step::HostDevice => self.host_device()?,
             Step::Address(address) => self.address(*address)?,
             Step::Up(place) => {
                 self.up(*place)?;

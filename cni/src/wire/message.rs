@@ -27,8 +27,10 @@ use crate::record::Mac;
 const RULE_PRIORITY: u32 = 15_800;
 /// Settings of a device for IPv4 (linux/if_link.h).
 const IFLA_INET_CONF: u16 = 1;
-/// linux/ip.h
+/// linux/ip.h, as the next two.
 const IPV4_DEVCONF_FORWARDING: u16 = 1;
+const IPV4_DEVCONF_SEND_REDIRECTS: u16 = 6;
+const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h): what a namespace takes in itself.
 const TABLE_LOCAL: u8 = 255;
 /// Much longer than the kernel takes to make its own.
@@ -83,23 +85,34 @@ pub(super) fn link_state(index: u32, up: bool) -> RouteNetlinkMessage {
 /// Brings a pod's end up. It does not forward what comes to it from outside; a new namespace may have taken over the host's
 /// setting.
 pub(super) fn pod_up(index: u32) -> RouteNetlinkMessage {
-    let no_forwarding = DefaultNla::new(IPV4_DEVCONF_FORWARDING, 0_u32.to_ne_bytes().to_vec());
-    let mut nested = vec![0; no_forwarding.buffer_len()];
-    no_forwarding.emit(&mut nested);
-    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, nested));
     let mut message = of_index(index);
     message.header.change_mask = LinkFlags::Up;
     message.header.flags = LinkFlags::Up;
-    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]));
+    let settings = ipv4_settings(&[(IPV4_DEVCONF_FORWARDING, 0)]);
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![settings]));
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// From now on the device makes itself no link-local address.
-pub(super) fn no_link_local(index: u32) -> RouteNetlinkMessage {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+/// Settings of the host's end: it forwards IPv4, sends no redirects and leaves checking sources to the guard, which does it
+/// better than `rp_filter`: that would also drop what the translation of Services changes. With `ipv6` it makes itself no
+/// link-local address; refused (`EAFNOSUPPORT`) if the device has no IPv6.
+pub(super) fn host_settings(index: u32, ipv6: bool) -> RouteNetlinkMessage {
+    let v4 = [(IPV4_DEVCONF_FORWARDING, 1), (IPV4_DEVCONF_SEND_REDIRECTS, 0), (IPV4_DEVCONF_RP_FILTER, 0)];
+    let mut families = vec![ipv4_settings(&v4)];
+    if ipv6 {
+        families.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]));
+    }
     let mut message = of_index(index);
-    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+    message.attributes.push(LinkAttribute::AfSpecUnspec(families));
     RouteNetlinkMessage::SetLink(message)
+}
+
+fn ipv4_settings(settings: &[(u16, u32)]) -> AfSpecUnspec {
+    let each = |(key, value): &(u16, u32)| DefaultNla::new(*key, value.to_ne_bytes().to_vec());
+    let settings: Vec<DefaultNla> = settings.iter().map(each).collect();
+    let mut nested = vec![0; settings.as_slice().buffer_len()];
+    settings.as_slice().emit(&mut nested);
+    AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, nested))])
 }
 
 /// Removes a device; of a pair both ends go.

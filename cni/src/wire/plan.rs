@@ -65,8 +65,8 @@ pub(super) enum Step {
     Pair(Pair),
     /// Kernel settings of a namespace.
     Settings(Place, Vec<Setting>),
-    /// Have the host's end make itself no link-local address.
-    NoLinkLocal,
+    /// What the host's end needs that the kernel sets by netlink: that it forwards, and has no link-local address.
+    HostDevice,
     /// Tell the guard what it is to admit.
     Endpoint(Box<EndpointValue>),
     /// Make the place where the guard is attached.
@@ -123,7 +123,7 @@ pub(super) fn plan(attachment: &Attachment) -> Result<Vec<Step>, WireError> {
     steps.push(Step::Settings(Place::Pod, setting::of_pod(attachment)));
     // Early: the kernel finishes those of IPv6 on a thread of its own, while the rest is done.
     steps.extend(attachment.addresses.iter().copied().map(Step::Address));
-    steps.push(Step::NoLinkLocal);
+    steps.push(Step::HostDevice);
     steps.push(Step::Settings(Place::Host, setting::of_host(attachment)));
     steps.push(Step::Endpoint(Box::new(endpoint(attachment))));
     if attachment.socket_lb_off {
@@ -241,7 +241,7 @@ mod tests {
             Step::Endpoint(Box::new(endpoint(&attachment))),
             Step::PacketOnly(attachment.netns.cookie),
             Step::Settings(Place::Host, setting::of_host(&attachment)),
-            Step::NoLinkLocal,
+            Step::HostDevice,
             Step::DefaultRoute(attachment.addresses[1]),
         ] {
             assert!(place(&steps, &before) < up, "{before:?}");

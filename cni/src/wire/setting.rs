@@ -4,12 +4,21 @@
 //! `/proc/sys/net` is that of the namespace of the thread that opens it. What the kernel reads or changes only while nobody
 //! changes any device is not here but goes by netlink (`message`): who opens such a setting while somebody does calls the
 //! kernel again and again instead of waiting its turn (`restart_syscall`), thousands of times where many pods come at once.
+//! So do all that netlink can set: each file of a new device is made when it is looked for, which takes longer than the rest.
 //! Must not know the order of the wiring.
 
-use std::{fs, io, net::IpAddr};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    net::IpAddr,
+    os::unix::fs::FileExt as _,
+};
 
 use super::WireError;
 use crate::record::Attachment;
+
+/// No setting of ours is a longer number, bytes.
+const LONGEST: usize = 32;
 
 /// A kernel setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +53,10 @@ pub(super) fn of_pod(attachment: &Attachment) -> Vec<Setting> {
     settings
 }
 
-/// What the host's end needs. The guard checks sources better than `rp_filter`, which would also drop what the
-/// translation of Services changes.
+/// What the host's end needs.
 pub(super) fn of_host(attachment: &Attachment) -> Vec<Setting> {
     let device = attachment.host_device.as_str();
     let mut settings = Vec::new();
-    for (name, value) in [("forwarding", "1"), ("rp_filter", "0"), ("send_redirects", "0")] {
-        settings.push(setting(format!("ipv4/conf/{device}/{name}"), value));
-    }
     if has_ipv6(attachment) {
         for (name, value) in
             [("disable_ipv6", "0"), ("forwarding", "1"), ("accept_ra", "0"), ("accept_dad", "0")]
@@ -94,17 +99,29 @@ pub(super) fn restore(before: &[Setting]) {
 
 fn change(setting: &Setting) -> io::Result<Option<Setting>> {
     let path = format!("/proc/sys/net/{}", setting.key);
-    let old = fs::read_to_string(&path)?.trim().to_owned();
+    // One opening for both: looking the file up is what takes the time.
+    let both = OpenOptions::new().read(true).write(true).open(&path);
+    let (file, is_read_only) = match both {
+        Ok(file) => (file, None),
+        Err(error) => (File::open(&path)?, Some(error)),
+    };
+    let mut text = [0; LONGEST];
+    let length = file.read_at(&mut text, 0)?;
+    let old = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).trim().to_owned();
     if old == setting.value {
         return Ok(None);
     }
-    fs::write(&path, &setting.value)?;
+    if let Some(error) = is_read_only {
+        return Err(error);
+    }
+    // The kernel takes a value as a whole, from the file's beginning only.
+    file.write_at(setting.value.as_bytes(), 0)?;
     Ok(Some(Setting { value: old, ..setting.clone() }))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{fs, thread};
 
     use nix::sched::{CloneFlags, unshare};
 

@@ -458,7 +458,11 @@ fn settings_are_made_whatever_the_namespaces_had_before() {
         assert_eq!(pod.run(|| differs(setting::of_pod(&attachment))), []);
         let has = |key: &str| fs::read_to_string(format!("/proc/sys/net/{key}")).unwrap().trim().to_owned();
         assert_eq!(pod.run(|| has("ipv4/conf/eth0/forwarding")), "0");
-        assert_eq!(has(&format!("ipv6/conf/{}/addr_gen_mode", attachment.host_device)), "1");
+        let host = |key: &str| has(&key.replace("DEVICE", &attachment.host_device));
+        assert_eq!(host("ipv6/conf/DEVICE/addr_gen_mode"), "1");
+        assert_eq!(host("ipv4/conf/DEVICE/forwarding"), "1");
+        assert_eq!(host("ipv4/conf/DEVICE/rp_filter"), "0");
+        assert_eq!(host("ipv4/conf/DEVICE/send_redirects"), "0");
     });
 }
 

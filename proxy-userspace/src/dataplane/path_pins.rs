@@ -2,14 +2,20 @@
 //!
 //! Must not know what is attached already, nor fail for good: without the pins the agent attaches, later.
 
-use proxy_common::names::POD_PROGRAMS;
+use std::{collections::BTreeSet, io, os::fd::AsFd as _};
+
+use proxy_common::names::{FLOWS4, POD_PROGRAMS, SERVICES4};
+use proxy_kernel::bpf::{self, Access};
 use thiserror::Error;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     load::{LoadError, Loaded},
     pins::{self, Pins, PinsError},
 };
+
+/// One map of each group whose maps come and go together: the programs use both, not each of them.
+const SIGNS: [&str; 2] = [SERVICES4, FLOWS4];
 
 /// Why a program is not pinned, or still is.
 #[derive(Debug, Error)]
@@ -36,6 +42,47 @@ pub(super) fn keep(loaded: &Loaded, pins: &Pins, own_pods: bool) {
         let error: &dyn std::error::Error = &error;
         warn!(error, "the programs for new pods are not pinned as they should be: those get them later");
     }
+}
+
+/// Removes programs whose maps nobody fills any more, before the plugin is told of them: an agent of an earlier version, which
+/// knew nothing of these pins, has had other maps meanwhile, and removed the pins of those.
+pub(super) fn drop_stale(pins: &Pins) {
+    let dropped = are_stale(pins).and_then(|stale| {
+        if stale {
+            info!("programs for new pods are those of an agent before the last: removed");
+            unpin(pins)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = dropped {
+        let error: &dyn std::error::Error = &error;
+        warn!(error, "programs that are pinned for new pods may be those of an agent before the last");
+    }
+}
+
+fn are_stale(pins: &Pins) -> Result<bool, PathPinError> {
+    let mut used = BTreeSet::new();
+    for name in POD_PROGRAMS {
+        let pin = pins.program(name);
+        match bpf::open_pin(&pin, Access::Full).and_then(|program| bpf::program_maps(program.as_fd())) {
+            Ok(maps) => used.extend(maps),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(pins::failed("read", &pin)(error).into()),
+        }
+    }
+    let pinned = SIGNS.map(|sign| ids(pins, sign)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(!used.is_empty() && pinned.iter().any(|pinned| pinned.is_disjoint(&used)))
+}
+
+/// The kernel's ids of the pinned maps of this name, of whatever layout and capacity.
+fn ids(pins: &Pins, name: &str) -> Result<BTreeSet<u32>, PinsError> {
+    let names = pins::list(&pins.maps())?.into_iter();
+    let same = names.filter(|pinned| pinned.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')));
+    let id = |pinned: String| {
+        let map = bpf::open_pin(&pins.maps().join(pinned), Access::Read).ok()?;
+        pins::map_id(map.as_fd()).ok()
+    };
+    Ok(same.filter_map(id).collect())
 }
 
 fn pin(loaded: &Loaded, pins: &Pins) -> Result<(), PathPinError> {

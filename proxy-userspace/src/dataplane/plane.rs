@@ -175,6 +175,7 @@ impl DataPlane {
         let definitions = MapDefinition::all(OBJECT, &constants.capacities)?;
         let inherited = pins.admit(&definitions)?;
         let mut quiet = load::load(&definitions, &pins, &constants, Variant::Quiet)?;
+        path_pins::drop_stale(&pins);
         let handles = MapHandles::of_programs(&quiet, &definitions)?;
         let mut maps = KernelMaps::open(&handles, constants.capacities)?;
         // A run that was killed while it probed left records that nobody else would remove.

@@ -63,6 +63,15 @@ pub struct Choice {
     pub primary: BTreeSet<IpAddr>,
 }
 
+impl Choice {
+    /// Whether nothing differs but which devices get no programs.
+    pub(super) fn gives_the_same(&self, other: &Self) -> bool {
+        let Self { devices, others: _, values, addresses, primary } = self;
+        (devices, values, addresses, primary)
+            == (&other.devices, &other.values, &other.addresses, &other.primary)
+    }
+}
+
 /// Decides. A device that both kinds of pattern fit is a node device.
 pub fn choose(snapshot: &Snapshot, selection: &Selection) -> Choice {
     let rules = Rules { snapshot, selection };

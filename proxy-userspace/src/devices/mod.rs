@@ -19,4 +19,4 @@ pub use netlink::{ReadError, read};
 pub use pattern::{Pattern, PatternError};
 pub use queue::pacing;
 pub use snapshot::{DefaultRoute, DeviceAddress, Link, Snapshot};
-pub use watch::{tell_addresses, watch};
+pub use watch::{other_primary, tell_addresses, watch};

@@ -49,20 +49,39 @@ async fn follow(
         let start = Instant::now();
         let choice = choose(&read().await?, selection);
         let rest = start.elapsed() * REST;
-        choices.send_if_modified(|known| {
-            let changed = known.as_deref() != Some(&choice);
-            if changed {
-                debug!(?choice, "devices of this node");
-                *known = Some(Arc::new(choice));
-            }
-            changed
-        });
+        choices.send_if_modified(|known| publish(known, choice));
         tokio::select! {
             () = choices.closed() => return Ok(()),
             told = notifications.next() => told?,
         }
         time::sleep(rest.max(SETTLE)).await;
         notifications.forget();
+    }
+}
+
+/// Whether readers are to be woken. A device that gets no programs is nothing to them: they see it when they look again.
+fn publish(known: &mut Option<Arc<Choice>>, choice: Choice) -> bool {
+    let wakes = known.as_deref().is_none_or(|known| !known.gives_the_same(&choice));
+    if wakes {
+        debug!(?choice, "devices of this node");
+    }
+    *known = Some(Arc::new(choice));
+    wakes
+}
+
+/// Waits until the node has other primary addresses than these.
+///
+/// # Errors
+/// Nobody chooses any more.
+pub async fn other_primary(
+    choices: &mut watch::Receiver<Option<Arc<Choice>>>,
+    seen: Option<&BTreeSet<IpAddr>>,
+) -> Result<(), watch::error::RecvError> {
+    loop {
+        choices.changed().await?;
+        if choices.borrow_and_update().as_ref().map(|choice| &choice.primary) != seen {
+            return Ok(());
+        }
     }
 }
 
@@ -106,6 +125,33 @@ mod tests {
             Some(Event::Addresses(addresses)) => addresses.iter().map(ToString::to_string).collect(),
             other => unreachable!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_device_that_gets_no_programs_wakes_nobody_and_is_seen_by_who_looks() {
+        let with_other = |index: u32| Choice { others: [index].into(), ..Choice::default() };
+        let mut known = None;
+        assert!(publish(&mut known, with_other(7)));
+        assert!(!publish(&mut known, with_other(8)));
+        assert_eq!(known.as_deref(), Some(&with_other(8)));
+        let addressed = (*choice(&["192.0.2.1"], &[])).clone();
+        assert!(publish(&mut known, addressed));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_other_primary_addresses_is_not_woken_by_a_new_pod() {
+        let (choices, mut receiver) = watch::channel(None);
+        let seen: BTreeSet<IpAddr> = ["192.0.2.1".parse().unwrap()].into();
+        choices.send_replace(Some(choice(&["192.0.2.1", "192.0.2.2"], &["192.0.2.1"])));
+        let waiting = tokio::spawn(async move {
+            other_primary(&mut receiver, Some(&seen)).await.unwrap();
+            receiver
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        choices.send_replace(Some(choice(&[], &["192.0.2.2"])));
+        let receiver = waiting.await.unwrap();
+        assert_eq!(receiver.borrow().as_ref().unwrap().primary.first().unwrap().to_string(), "192.0.2.2");
     }
 
     #[tokio::test]

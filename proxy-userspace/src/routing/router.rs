@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -34,6 +35,7 @@ use crate::{
     devices::{
         Choice,
         netlink::{Connection, Notifications, ReadError},
+        other_primary,
     },
     metrics::Metrics,
 };
@@ -88,6 +90,8 @@ pub struct Router {
 /// What the last round left.
 #[derive(Debug, Default)]
 struct Known {
+    /// The node's primary addresses that the last round was about: of its devices nothing else counts.
+    primary: Option<BTreeSet<IpAddr>>,
     /// What was carried out completely.
     plan: Option<Plan>,
     remarks: BTreeSet<Remark>,
@@ -148,7 +152,7 @@ impl Router {
             tokio::select! {
                 told = self.nodes.changed() => if told.is_err() { return Ok(()) },
                 // The devices' watcher ends only with the agent.
-                Ok(()) = self.choices.changed() => {}
+                Ok(()) = other_primary(&mut self.choices, self.known.primary.as_ref()) => {}
                 told = notifications.next() => told?,
                 off = switches.off() => off.map_err(ReadError::Socket)?,
                 () = time::sleep(wait) => {}
@@ -161,6 +165,7 @@ impl Router {
     async fn round(&mut self) -> Result<(), RoutingError> {
         let Some(nodes) = self.nodes.borrow_and_update().clone() else { return Ok(()) };
         let Some(choice) = self.choices.borrow_and_update().clone() else { return Ok(()) };
+        self.known.primary = Some(choice.primary.clone());
         let mut troubles = BTreeMap::new();
         let (_connection, handle) = connect()?;
         let state = read(&handle).await?;

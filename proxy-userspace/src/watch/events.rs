@@ -94,8 +94,8 @@ impl EventPublisher {
                 continue;
             }
             if client.is_none() {
-                client =
-                    connect::clients(&settings).await.ok().and_then(|clients| clients.into_iter().next());
+                let servers = connect::clients(&settings).await.ok();
+                client = servers.and_then(|servers| servers.borrow().first().cloned());
             }
             let Some(connected) = client.clone() else { continue };
             let patience = settings.watch_timeout.max(super::SILENCE_MARGIN);

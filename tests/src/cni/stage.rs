@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use cni::facts::{self, NodeFacts, VERSION};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call};
@@ -32,6 +33,13 @@ pub(super) const RANGES: [&str; 2] = ["10.244.0.0/24", "fd00:10:244::/64"];
 pub const IFNAME: &str = "eth0";
 /// How long a datagram between a pod and its node may take.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// A folder in memory, as `/run` is on a node: a plugin's state is there and on no disk. Without one, where temporary files go.
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let in_memory = statfs(shared).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
+    if in_memory { shared.to_owned() } else { std::env::temp_dir() }
+}
 
 /// A node on which one plugin works.
 #[derive(Debug)]
@@ -73,7 +81,7 @@ impl Stage {
     /// # Errors
     /// As [`Stage::new`].
     pub fn ranged(subject: &Subject, ranges: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("sheave-cni-").tempdir()?;
+        let folder = tempfile::Builder::new().prefix("sheave-cni-").tempdir_in(memory())?;
         fs::create_dir(folder.path().join("state"))?;
         fs::create_dir(folder.path().join("pods"))?;
         let node = Netns::new()?;

@@ -9,25 +9,36 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use tokio::sync::watch;
+
 use super::search;
 use crate::watch::{KubeSettings, SILENCE_MARGIN, WatchError};
 
 /// A server that does not take a connection within this time is tried again, or the next one is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One client per address of the API server, in the order to try them. Reads every file anew.
+/// One client per address of the API server, in the order to try them. Those that are found later are added at the end.
+pub(in crate::watch) type Servers = watch::Receiver<Vec<Client>>;
+
+/// Servers that become no more.
+pub(super) fn fixed(clients: Vec<Client>) -> Servers {
+    watch::channel(clients).1
+}
+
+/// The API server's addresses. Reads every file anew.
 ///
 /// None if nobody said where the server is, it was looked for (`super::search`), and no server answers just now;
 /// otherwise opens no connection. Tokens in files are read again by the client itself about once a minute; client
 /// certificates only here.
-pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Vec<Client>, WatchError> {
+pub(in crate::watch) async fn clients(settings: &KubeSettings) -> Result<Servers, WatchError> {
     let (config, is_pod) = configuration(settings).await?;
     let config = tuned(config, settings);
     if !settings.api_servers.is_empty() {
-        return settings.api_servers.iter().map(|address| client(at(&config, address)?)).collect();
+        let clients = settings.api_servers.iter().map(|address| client(at(&config, address)?));
+        return Ok(fixed(clients.collect::<Result<_, _>>()?));
     }
     if !is_pod {
-        return Ok(vec![client(config)?]);
+        return Ok(fixed(vec![client(config)?]));
     }
     let candidates = search::candidates(&config, settings.known_servers.as_deref());
     search::answering(candidates).await.map_err(|error| WatchError::Configuration(text(&error)))
@@ -120,9 +131,9 @@ users: [{name: u, user: {token: secret}}]
     #[tokio::test]
     async fn each_server_of_the_list_gets_a_client_and_without_a_list_the_kubeconfig_decides() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(clients(&settings(&directory, &[])).await.unwrap().len(), 1);
+        assert_eq!(clients(&settings(&directory, &[])).await.unwrap().borrow().len(), 1);
         let two = settings(&directory, &["https://192.0.2.1:6443", "https://[2001:db8::1]:6443"]);
-        assert_eq!(clients(&two).await.unwrap().len(), 2);
+        assert_eq!(clients(&two).await.unwrap().borrow().len(), 2);
     }
 
     #[tokio::test]

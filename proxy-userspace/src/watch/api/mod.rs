@@ -14,7 +14,6 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::Client;
 use proxy_core::model::{Event, Source};
 use tokio::sync::mpsc;
 
@@ -23,6 +22,7 @@ use super::{
     nodes::{NodeTeller, NodesSender},
 };
 use backoff::Backoff;
+use connect::Servers;
 use kinds::Selection;
 use reflector::Reflector;
 
@@ -61,11 +61,11 @@ pub(super) async fn run(
 }
 
 /// At least one client, however long it takes.
-async fn found(settings: &KubeSettings, status: &WatchStatus) -> Result<Vec<Client>, WatchError> {
+async fn found(settings: &KubeSettings, status: &WatchStatus) -> Result<Servers, WatchError> {
     let mut backoff = Backoff::new();
     loop {
         let clients = connect::clients(settings).await?;
-        if !clients.is_empty() {
+        if !clients.borrow().is_empty() {
             return Ok(clients);
         }
         let pause = backoff.pause();

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
-    connect,
+    connect::{self, Servers},
     kinds::{Selection, Selectors, Watched},
 };
 use crate::watch::{KubeSettings, SILENCE_MARGIN, WatchStatus};
@@ -69,7 +69,7 @@ pub(super) struct Reflector<K: Watched> {
     settings: KubeSettings,
     selectors: Selectors,
     /// At least one.
-    clients: Vec<Client>,
+    clients: Servers,
     /// Rotates over `clients`.
     turn: usize,
     tx: mpsc::Sender<K::Event>,
@@ -88,7 +88,7 @@ impl<K: Watched> Reflector<K> {
     pub(super) fn new(
         settings: &KubeSettings,
         selection: &Selection,
-        clients: Vec<Client>,
+        clients: Servers,
         tx: &mpsc::Sender<K::Event>,
         status: &Arc<WatchStatus>,
     ) -> Self {
@@ -139,8 +139,9 @@ impl<K: Watched> Reflector<K> {
     }
 
     fn client(&self) -> Result<Client, Failure> {
-        let turn = self.turn.checked_rem(self.clients.len()).unwrap_or_default();
-        self.clients.get(turn).cloned().ok_or(Failure::Silent)
+        let clients = self.clients.borrow();
+        let turn = self.turn.checked_rem(clients.len()).unwrap_or_default();
+        clients.get(turn).cloned().ok_or(Failure::Silent)
     }
 
     /// One watch from `position` until the server ends it.
@@ -334,7 +335,7 @@ impl<K: Watched> Reflector<K> {
     async fn reload(&mut self) {
         match connect::clients(&self.settings).await {
             // Of servers that were looked for: none of them is there, so it may be any of those we know.
-            Ok(clients) if clients.is_empty() => {}
+            Ok(clients) if clients.borrow().is_empty() => {}
             Ok(clients) => self.clients = clients,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the Kubernetes configuration again; using the old one");

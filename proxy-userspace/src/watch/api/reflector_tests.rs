@@ -105,7 +105,7 @@ fn start<K: Watched>(replies: impl IntoIterator<Item = Reply>) -> Fixture<K::Eve
 fn start_with<K: Watched>(server: Server, clients: Vec<Client>) -> Fixture<K::Event> {
     let (tx, rx) = mpsc::channel(64);
     let status = Arc::new(WatchStatus::new());
-    let reflector = Reflector::<K>::new(&settings(), &selection(), clients, &tx, &status);
+    let reflector = Reflector::<K>::new(&settings(), &selection(), connect::fixed(clients), &tx, &status);
     Fixture { server, rx, status, task: tokio::spawn(reflector.run()) }
 }
 

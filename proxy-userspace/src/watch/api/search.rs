@@ -12,9 +12,14 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use kube::{Client, Config, config::Kubeconfig};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::connect::Servers;
 
 /// Kubeconfigs of the node's own programs. Only the server's address is read.
 const NODE_FILES: [&str; 6] = [
@@ -36,6 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the others' answers may take once there is one: the address that the pod was told never answers on a new
 /// node, which would be ready so much later.
 const PATIENCE_AFTER_ONE: Duration = Duration::from_secs(1);
+/// How long the others' answers may take altogether to count: nobody waits for them meanwhile.
+const PATIENCE_LATE: Duration = Duration::from_mins(1);
+
+/// Questions that are open, each with its place in the order.
+type Questions<T> = FuturesUnordered<BoxFuture<'static, (usize, Option<T>)>>;
 
 /// An address of an API server, and who named it.
 #[derive(Debug)]
@@ -91,29 +101,53 @@ fn at(config: &Config, address: &str) -> Option<Config> {
     (config.cluster_url.scheme_str() == Some("https")).then_some(config)
 }
 
-/// Clients for those whose server answers, in their order, which is told in the log.
+/// Clients for those whose server answers, in their order; each is told in the log. Who answers late is added at the end.
 ///
 /// # Errors
 /// No client can be made of the configuration.
-pub(super) async fn answering(candidates: Vec<Candidate>) -> kube::Result<Vec<Client>> {
+pub(super) async fn answering(candidates: Vec<Candidate>) -> kube::Result<Servers> {
     let clients = candidates.into_iter().map(|it| Ok((Client::try_from(it.config.clone())?, it)));
     let clients: Vec<_> = clients.collect::<kube::Result<_>>()?;
-    let asked = clients.into_iter().map(|(client, candidate)| async move {
-        let answer = client.apiserver_version().await;
+    let mut open = ask(clients.into_iter().map(|(client, candidate)| answer(client, candidate)));
+    let (sender, servers) = watch::channel(in_time(&mut open).await);
+    tokio::spawn(add_late(open, sender));
+    Ok(servers)
+}
+
+async fn answer(client: Client, Candidate { config, origin }: Candidate) -> Option<Client> {
+    match client.apiserver_version().await {
         // A refusal is an answer, too: who may ask is looked at later.
-        matches!(answer, Ok(_) | Err(kube::Error::Api(_))).then_some((client, candidate))
-    });
-    let found = in_time(asked).await;
-    for (_, Candidate { config, origin }) in &found {
-        tracing::info!(server = %config.cluster_url, origin, "an API server answers");
+        Ok(_) | Err(kube::Error::Api(_)) => {
+            tracing::info!(server = %config.cluster_url, origin, "an API server answers");
+            Some(client)
+        }
+        Err(_) => None,
     }
-    Ok(found.into_iter().map(|(client, _)| client).collect())
+}
+
+fn ask<T, F>(questions: impl Iterator<Item = F>) -> Questions<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Option<T>> + Send + 'static,
+{
+    questions.enumerate().map(|(at, question)| question.map(move |answer| (at, answer)).boxed()).collect()
+}
+
+/// Adds what comes of questions that are still open, until nobody looks any more.
+async fn add_late<T>(mut open: Questions<T>, servers: watch::Sender<Vec<T>>) {
+    let end = Instant::now() + PATIENCE_LATE;
+    loop {
+        let next = tokio::select! {
+            next = timeout_at(end, open.next()) => next,
+            () = servers.closed() => return,
+        };
+        let Ok(Some((_, answer))) = next else { return };
+        servers.send_modify(|all| all.extend(answer));
+    }
 }
 
 /// What comes of the questions in time, in their order.
-async fn in_time<T, F: Future<Output = Option<T>>>(questions: impl Iterator<Item = F>) -> Vec<T> {
-    let numbered = questions.enumerate().map(|(at, question)| question.map(move |answer| (at, answer)));
-    let mut open: FuturesUnordered<_> = numbered.collect();
+async fn in_time<T>(open: &mut Questions<T>) -> Vec<T> {
     let mut found = BTreeMap::new();
     let mut end = Instant::now() + PATIENCE;
     while let Ok(Some((at, answer))) = timeout_at(end, open.next()).await {
@@ -188,15 +222,37 @@ mod tests {
         ];
         for (questions, answers, millis) in cases {
             let start = Instant::now();
-            let found = in_time(questions.into_iter().map(|(millis, answer)| after(millis, answer))).await;
+            let mut open = ask(questions.into_iter().map(|(millis, answer)| after(millis, answer)));
+            let found = in_time(&mut open).await;
             // The clock stands still but for sleeps, which end up to a millisecond late.
             assert_eq!((found, start.elapsed().as_millis() / 10 * 10), (answers, millis));
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_late_is_added_at_the_end_until_nobody_looks_any_more() {
+        let after = |seconds: u64, answer: Option<&'static str>| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            answer
+        };
+        let questions = [(10, Some("a")), (0, Some("b")), (5, None), (20, Some("c")), (3_600, Some("d"))];
+        let mut open = ask(questions.into_iter().map(|(seconds, answer)| after(seconds, answer)));
+        let (sender, mut servers) = watch::channel(in_time(&mut open).await);
+        assert_eq!(*servers.borrow(), ["b"]);
+        let adding = tokio::spawn(add_late(open, sender));
+        servers.wait_for(|all| all.len() == 3).await.unwrap();
+        assert_eq!(*servers.borrow(), ["b", "a", "c"]);
+        drop(servers);
+        let left = Instant::now();
+        adding.await.unwrap();
+        assert!(left.elapsed() < PATIENCE_LATE / 2);
+    }
+
     #[tokio::test]
     async fn a_server_that_refuses_the_connection_does_not_answer() {
         let config = Config::new("http://127.0.0.1:1".parse().unwrap());
-        assert!(answering(vec![Candidate { config, origin: String::new() }]).await.unwrap().is_empty());
+        assert!(
+            answering(vec![Candidate { config, origin: String::new() }]).await.unwrap().borrow().is_empty()
+        );
     }
 }
