@@ -16,6 +16,10 @@ status=0
 
 run() {
     echo "== $*"
+    # Its cases know flows that are two minutes old, and the kernel's clock begins with the kernel.
+    case "$1" in
+    */fixtures-*) until [ "$(cut -d. -f1 /proc/uptime)" -gt 120 ]; do sleep 1; done ;;
+    esac
     # Not to the serial line itself: it would be somebody's terminal.
     "$@" </dev/null 2>&1
     code=$?
