@@ -186,9 +186,11 @@ pub fn rewrite_quoted<A: Wire, E: Packet>(
     quoted: &Ends<A>,
     addresses: (A, A),
 ) -> bool {
+    let source = rewrite_source(env, outer, addresses.0, outer.source_port);
+    let destination = rewrite_destination(env, outer, addresses.1, outer.destination_port);
     let icmp_sum = outer.l4 + ICMP_SUM_AT;
-    rewrite_source(env, outer, addresses.0, outer.source_port)
-        && rewrite_destination(env, outer, addresses.1, outer.destination_port)
+    source
+        && destination
         && quote_sums(env, icmp_sum, inner, quoted)
         && quote_address(env, icmp_sum, inner.l3 + A::SOURCE_AT, inner.source, quoted.source)
         && quote_address(env, icmp_sum, inner.l3 + A::DESTINATION_AT, inner.destination, quoted.destination)
