@@ -12,6 +12,7 @@ use crate::cnitool;
 use crate::controlplane;
 use crate::ebpf;
 use crate::fuzz::{FIXTURES_TARGET, PACKET_PACKAGE};
+use crate::kernels;
 use crate::kubernetes;
 use crate::packages;
 use crate::process;
@@ -48,6 +49,8 @@ pub(crate) enum Class {
     Oracle,
     /// Kubernetes' own network tests on a real cluster; -- --slow, --focus TEXT, --procs N, --record (root, Go, containerd)
     E2e,
+    /// Some of the root classes' tests in other kernels, under QEMU (root, apt of Debian 12)
+    Kernels,
 }
 
 /// What `cargo xtask test` without a class runs.
@@ -64,6 +67,7 @@ impl Class {
                 | Self::Apiserver
                 | Self::Oracle
                 | Self::E2e
+                | Self::Kernels
         )
     }
 
@@ -89,7 +93,7 @@ fn prepare(workspace: &Workspace, classes: &[Class]) -> Result<()> {
     let privileged = classes.iter().any(|class| class.needs_root());
     if privileged && !packages::is_root() {
         bail!(
-            "the classes maps, datapath, packet, cni, apiserver, oracle and e2e make network namespaces and load eBPF \
+            "the classes maps, datapath, packet, cni, apiserver, oracle, e2e and kernels make network namespaces and load eBPF \
              programs: run them as root, or choose others: cargo xtask test unit property"
         );
     }
@@ -130,9 +134,13 @@ impl Outcome {
     fn of(workspace: &Workspace, metadata: &Metadata, class: Class, harness: &[String]) -> Self {
         eprintln!("\n== test class {}", class.name());
         let start = Instant::now();
-        let result = commands(workspace, metadata, class).and_then(|mut commands| {
-            commands.iter_mut().try_for_each(|command| process::run(command.args(harness)))
-        });
+        let result = if class == Class::Kernels {
+            kernels::run(workspace, metadata, harness)
+        } else {
+            commands(workspace, metadata, class).and_then(|mut commands| {
+                commands.iter_mut().try_for_each(|command| process::run(command.args(harness)))
+            })
+        };
         Self { class, took: start.elapsed(), result }
     }
 }
@@ -172,6 +180,8 @@ fn commands(workspace: &Workspace, metadata: &Metadata, class: Class) -> Result<
             program.arg("e2e");
             vec![program]
         }
+        // They run in other kernels, which no cargo call starts.
+        Class::Kernels => Vec::new(),
         Class::Packet | Class::Chart | Class::Cni | Class::Apiserver | Class::Oracle => {
             vec![serial(workspace, &[], &[class.name()])]
         }
@@ -233,10 +243,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_everything_runs_but_what_needs_go() {
-        let needs_go = [Class::Chart, Class::Cni, Class::Apiserver, Class::Oracle, Class::E2e];
-        assert!(needs_go.iter().all(|class| !DEFAULT.contains(class)));
-        assert_eq!(DEFAULT.len() + needs_go.len(), Class::value_variants().len());
+    fn without_a_name_everything_runs_but_what_needs_go_or_other_kernels() {
+        let on_demand =
+            [Class::Chart, Class::Cni, Class::Apiserver, Class::Oracle, Class::E2e, Class::Kernels];
+        assert!(on_demand.iter().all(|class| !DEFAULT.contains(class)));
+        assert_eq!(DEFAULT.len() + on_demand.len(), Class::value_variants().len());
     }
 
     #[test]

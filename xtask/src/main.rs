@@ -9,6 +9,7 @@ mod ebpf;
 mod fuzz;
 mod go;
 mod image;
+mod kernels;
 mod kubernetes;
 mod linker;
 mod lint;

@@ -32,6 +32,17 @@ pub(crate) const CLUSTER_PROGRAMS: Programs = &[
     ("tar", "tar"),
 ];
 
+/// What takes kernels out of their packages and boots them.
+pub(crate) const KERNEL_PROGRAMS: Programs = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("kmod", "kmod"),
+    ("depmod", "kmod"),
+    ("tc", "iproute2"),
+    ("strip", "binutils"),
+];
+
 /// Where CNI plugins lie, which nobody has in PATH.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
