@@ -28,6 +28,8 @@ pub enum Verdict {
     DroppedNoLocalEndpoint = 3,
     /// `ECONNREFUSED`: record unreadable.
     RefusedUnstable = 4,
+    /// `EHOSTUNREACH`: the client is in no source range.
+    DroppedSourceRange = 5,
 }
 
 shared_struct! {

@@ -18,7 +18,7 @@ use crate::{
 /// Connect of an IPv4 socket.
 #[inline(always)]
 pub fn connect4(ctx: &SockAddr<'_>) -> i32 {
-    connect::<V4>(ctx, ctx.address4(), |address| ctx.set_address4(address))
+    connect::<V4>(ctx, ctx.address4(), || ctx.source4(), |address| ctx.set_address4(address))
 }
 
 /// Connect of an IPv6 socket; an IPv4-mapped destination is an IPv4 Service's.
@@ -26,20 +26,27 @@ pub fn connect4(ctx: &SockAddr<'_>) -> i32 {
 pub fn connect6(ctx: &SockAddr<'_>) -> i32 {
     let address = ctx.address6();
     match address.mapped() {
-        Some(mapped) => connect::<V4>(ctx, mapped, |backend| ctx.set_address6(backend.to_mapped())),
-        None => connect::<V6>(ctx, address, |backend| ctx.set_address6(backend)),
+        Some(mapped) => {
+            connect::<V4>(ctx, mapped, || ctx.source4(), |backend| ctx.set_address6(backend.to_mapped()))
+        }
+        None => connect::<V6>(ctx, address, || ctx.source6(), |backend| ctx.set_address6(backend)),
     }
 }
 
 #[inline(always)]
-fn connect<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl Fn(F::Address)) -> i32 {
+fn connect<F: Family>(
+    ctx: &SockAddr<'_>,
+    address: F::Address,
+    source: impl Fn() -> F::Address,
+    set_address: impl Fn(F::Address),
+) -> i32 {
     let Some(protocol) = ctx.protocol() else {
         return PROCEED;
     };
     let (mut service, mut choice) = (ServiceValue::EMPTY, Choice::NONE);
     let port = ctx.port();
     let asked = (address.to_mapped(), port);
-    let outcome = match find::<F>(address, port, protocol, || ctx.netns_cookie(), &mut service) {
+    let outcome = match find::<F>(address, port, protocol, || ctx.netns_cookie(), source, &mut service) {
         Found::NotOurs => {
             forget(ctx.context());
             return PROCEED;

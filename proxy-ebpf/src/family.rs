@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use proxy_common::{
-    Address, BackendValue, FlowKey, FlowPlace, FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be,
+    Address as _, BackendValue, FlowKey, FlowPlace, FlowValue, FragmentKey, FragmentValue, Ipv4Be, Ipv6Be,
     ServiceKey, ServiceValue,
 };
 use proxy_packet::{Wire, Work};
@@ -19,7 +19,7 @@ use crate::maps;
 /// An address family of frontends and their backends.
 pub trait Family {
     /// Its address.
-    type Address: Address + 'static;
+    type Address: Wire + 'static;
     /// 4 or 6.
     const NUMBER: u32;
 

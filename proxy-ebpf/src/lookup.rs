@@ -5,11 +5,14 @@
 use proxy_common::{Counter, PortBe, Protocol, Scope, ServiceFlags, ServiceKey, ServiceValue, SocketLb};
 use proxy_packet::Read;
 
-use crate::{copy::copy_words, family::Family, maps};
+use crate::{copy::copy_words, family::Family, maps, ranges};
 
 /// How often a record that changed while it was read is read again. An update publishes a new element and leaves the
 /// old one whole until it is reused, so two failures in a row already need two reuses within nanoseconds.
 pub const ATTEMPTS: u32 = 4;
+
+/// Frontends that sockets of pods are not translated for.
+const LIMITED: u32 = ServiceFlags::HOST_NETNS_ONLY | ServiceFlags::SOURCE_RANGES;
 
 /// What an address and port are. One word in a register: a payload that only some variants have would leave the
 /// compiler free to copy an undefined register, which the verifier refuses. Records therefore go through `&mut`.
@@ -23,7 +26,8 @@ pub enum Found {
     Refused(Counter),
 }
 
-/// Looks up a frontend for a client inside the cluster and writes its record to `service`.
+/// Looks up a frontend for a client inside the cluster and writes its record to `service`. `source` is the address that
+/// the client's socket has; unspecified while the kernel has not chosen one.
 ///
 /// Traffic that is no Service's costs exactly one failed look-up: that of the address record.
 #[inline(always)]
@@ -32,6 +36,7 @@ pub fn find<F: Family>(
     port: PortBe,
     protocol: Protocol,
     netns: impl Fn() -> u64,
+    source: impl Fn() -> F::Address,
     service: &mut ServiceValue,
 ) -> Found {
     if maps::socket_lb() == SocketLb::Off as u32 {
@@ -52,8 +57,11 @@ pub fn find<F: Family>(
         Read::Missing if refuse_unknown => Found::Refused(Counter::RefusedUnknownPort),
         Read::Missing => Found::NotOurs,
         Read::Torn => Found::Refused(Counter::RefusedUnstable),
-        Read::Whole if host_only(service) && netns != maps::host_netns_cookie() => Found::NotOurs,
-        Read::Whole => Found::Service,
+        Read::Whole if service.flags & LIMITED == 0 => Found::Service,
+        // Which address a pod will send from is seen at its device.
+        Read::Whole if netns != maps::host_netns_cookie() => Found::NotOurs,
+        Read::Whole if ranges::admit::<F>(service, address, source) => Found::Service,
+        Read::Whole => Found::Refused(Counter::DroppedSourceRange),
     }
 }
 
@@ -62,11 +70,6 @@ pub fn find<F: Family>(
 fn by_packet(netns: u64) -> bool {
     let only_host = maps::socket_lb() == SocketLb::Host as u32;
     (only_host && netns != maps::host_netns_cookie()) || maps::PACKET_ONLY.get_ptr(netns).is_some()
-}
-
-#[inline(always)]
-fn host_only(service: &ServiceValue) -> bool {
-    service.flags().has(ServiceFlags::HOST_NETNS_ONLY)
 }
 
 /// Copies a record and proves by its check word that the copy is whole and belongs to `key`.

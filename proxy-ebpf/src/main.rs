@@ -19,6 +19,7 @@ mod membership;
 mod neighbour;
 mod packet;
 mod peers;
+mod ranges;
 mod rate;
 mod reply;
 mod route;

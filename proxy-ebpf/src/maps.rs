@@ -55,8 +55,8 @@ pub static BACKENDS6: Array<BackendValue<Ipv6Be>> = Array::with_max_entries(DEFA
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
     LruHashMap::with_max_entries(DEFAULT_AFFINITY, 0);
 
-/// Admitted client prefixes of a service id. Written by the agent for the packet path; the socket hooks do not ask it,
-/// as a socket has no source address yet when they run. When full the agent refuses the Service whole. Pinned.
+/// Admitted client prefixes of a service id. Written by the agent, read by the packet path and at the host's sockets; a
+/// pod's socket has no address yet that could be compared. When full the agent refuses the Service whole. Pinned.
 #[map(name = "source_ranges")]
 pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
     LpmTrie::with_max_entries(DEFAULT_SOURCE_RANGES, BPF_F_NO_PREALLOC);
@@ -128,8 +128,9 @@ pub static FRAGMENTS4: LruHashMap<FragmentKey<Ipv4Be>, FragmentValue> =
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Ipv6Be>, FragmentValue> =
     LruHashMap::with_max_entries(FRAGMENTS, 0);
 
-/// Index of a network device to this node's addresses on it. Written by the agent, read by the packet path. When full
-/// the agent leaves devices out, for which the node's default address serves. Pinned.
+/// Index of a network device to this node's addresses on it. Written by the agent, read by the packet path and, for
+/// source ranges, at the host's sockets. When full the agent leaves devices out, for which the node's default address
+/// serves. Pinned.
 #[map(name = "devices")]
 pub static DEVICES: HashMap<u32, DeviceValue> = HashMap::with_max_entries(DEVICES_MAX, BPF_F_NO_PREALLOC);
 

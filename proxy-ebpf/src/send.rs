@@ -19,20 +19,25 @@ use crate::{
 /// Send to an IPv4 destination.
 #[inline(always)]
 pub fn sendmsg4(ctx: &SockAddr<'_>) -> i32 {
-    send::<V4>(ctx, ctx.address4(), |address| ctx.set_address4(address))
+    send::<V4>(ctx, ctx.address4(), || ctx.sent_from4(), |address| ctx.set_address4(address))
 }
 
 /// Send to an IPv6 destination; the kernel turns an IPv4-mapped one into an IPv4 send before it asks.
 #[inline(always)]
 pub fn sendmsg6(ctx: &SockAddr<'_>) -> i32 {
-    send::<V6>(ctx, ctx.address6(), |address| ctx.set_address6(address))
+    send::<V6>(ctx, ctx.address6(), || ctx.sent_from6(), |address| ctx.set_address6(address))
 }
 
 #[inline(always)]
-fn send<F: Family>(ctx: &SockAddr<'_>, address: F::Address, set_address: impl Fn(F::Address)) -> i32 {
+fn send<F: Family>(
+    ctx: &SockAddr<'_>,
+    address: F::Address,
+    source: impl Fn() -> F::Address,
+    set_address: impl Fn(F::Address),
+) -> i32 {
     let (mut service, mut choice) = (ServiceValue::EMPTY, Choice::NONE);
     let port = ctx.port();
-    let outcome = match find::<F>(address, port, Protocol::Udp, || ctx.netns_cookie(), &mut service) {
+    let outcome = match find::<F>(address, port, Protocol::Udp, || ctx.netns_cookie(), source, &mut service) {
         Found::NotOurs => {
             forget(ctx, address.to_mapped(), port);
             return PROCEED;

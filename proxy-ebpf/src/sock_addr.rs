@@ -3,7 +3,9 @@
 //! Must not know Services.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::bpf_get_netns_cookie,
+    programs::SockAddrContext,
 };
 use proxy_common::{Ipv4Be, Ipv6Be, PortBe, Protocol};
 
@@ -17,7 +19,7 @@ macro_rules! field {
 
 #[inline(always)]
 fn read(at: *mut u32) -> u32 {
-    // SAFETY: `at` comes from `field!`.
+    // SAFETY: `at` comes from `field!`, or from the socket.
     unsafe { at.read_volatile() }
 }
 
@@ -98,6 +100,52 @@ impl<'a> SockAddr<'a> {
         write(field!(self.user_port), u32::from(port.network_bits()));
     }
 
+    /// The IPv4 address that the socket is bound to, or got when it was connected before; else unspecified.
+    #[inline(always)]
+    pub fn source4(&self) -> Ipv4Be {
+        // SAFETY: the kernel guarantees a full socket for these hooks.
+        Ipv4Be::from_network_bits(read(unsafe { &raw mut (*self.socket()).src_ip4 }))
+    }
+
+    /// As [`Self::source4`], of an IPv6 socket.
+    #[inline(always)]
+    pub fn source6(&self) -> Ipv6Be {
+        let at = self.socket();
+        // SAFETY: as above.
+        let [a, b, c, d] = unsafe {
+            [
+                &raw mut (*at).src_ip6[0],
+                &raw mut (*at).src_ip6[1],
+                &raw mut (*at).src_ip6[2],
+                &raw mut (*at).src_ip6[3],
+            ]
+        };
+        Ipv6Be::from_network_words([read(a), read(b), read(c), read(d)])
+    }
+
+    /// The IPv4 address that a datagram is sent from: as [`Self::source4`], or what the program says with the datagram.
+    #[inline(always)]
+    pub fn sent_from4(&self) -> Ipv4Be {
+        Ipv4Be::from_network_bits(read(field!(self.msg_src_ip4)))
+    }
+
+    /// As [`Self::sent_from4`], IPv6.
+    #[inline(always)]
+    pub fn sent_from6(&self) -> Ipv6Be {
+        Ipv6Be::from_network_words([
+            read(field!(self.msg_src_ip6[0])),
+            read(field!(self.msg_src_ip6[1])),
+            read(field!(self.msg_src_ip6[2])),
+            read(field!(self.msg_src_ip6[3])),
+        ])
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> *mut bpf_sock {
+        // SAFETY: the kernel guarantees a valid context; the field is a pointer, whatever else shares its place.
+        unsafe { (*self.raw()).__bindgen_anon_1.sk }
+    }
+
     /// The socket's protocol, if a Service can have it.
     #[inline(always)]
     pub fn protocol(&self) -> Option<Protocol> {
@@ -108,8 +156,8 @@ impl<'a> SockAddr<'a> {
     /// Whether a datagram socket has a peer.
     #[inline(always)]
     pub fn is_connected(&self) -> bool {
-        // SAFETY: the kernel guarantees a valid context, and for these hooks a full socket in it.
-        let state = unsafe { (&raw const (*(*self.raw()).__bindgen_anon_1.sk).state).read_volatile() };
+        // SAFETY: the kernel guarantees a full socket for these hooks.
+        let state = read(unsafe { &raw mut (*self.socket()).state });
         state == TCP_ESTABLISHED
     }
 

@@ -16,10 +16,7 @@ use proxy_common::{
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 
-use crate::{copy::copy_words, family::PacketFamily, lookup, maps, membership, route, select, skb::Skb};
-
-/// Bits of a whole [`SourceRangeKey`].
-const SOURCE_RANGE_BITS: u32 = 8 * size_of::<SourceRangeKey>() as u32;
+use crate::{copy::copy_words, family::PacketFamily, lookup, maps, membership, ranges, route, select, skb::Skb};
 
 /// Bits of a whole [`MasqueradeKey`].
 const MASQUERADE_BITS: u32 = 8 * size_of::<MasqueradeKey>() as u32;
@@ -90,7 +87,7 @@ impl<A: PacketFamily> Tables<A> for Skb {
 
     #[inline(always)]
     fn admitted(&mut self, key: &SourceRangeKey) -> bool {
-        maps::SOURCE_RANGES.get(Key::new(SOURCE_RANGE_BITS, *key)).is_some()
+        maps::SOURCE_RANGES.get(Key::new(ranges::KEY_BITS, *key)).is_some()
     }
 
     #[inline(always)]

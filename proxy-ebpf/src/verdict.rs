@@ -103,7 +103,8 @@ pub fn refuse(ctx: &SockAddr<'_>, decision: &Decision, reason: Counter) -> i32 {
         tell(ctx, decision, verdict_of(reason));
     }
     count(reason);
-    let errno = if matches!(reason, Counter::DroppedNoLocalEndpoint) { EHOSTUNREACH } else { ECONNREFUSED };
+    let silent = matches!(reason, Counter::DroppedNoLocalEndpoint | Counter::DroppedSourceRange);
+    let errno = if silent { EHOSTUNREACH } else { ECONNREFUSED };
     // SAFETY: the helper has no precondition; kernel 5.18 and later.
     unsafe { bpf_set_retval(-errno) };
     REJECT
@@ -115,6 +116,7 @@ fn verdict_of(reason: Counter) -> Verdict {
         Counter::RefusedNoEndpoint => Verdict::RefusedNoEndpoint,
         Counter::RefusedUnknownPort => Verdict::RefusedUnknownPort,
         Counter::DroppedNoLocalEndpoint => Verdict::DroppedNoLocalEndpoint,
+        Counter::DroppedSourceRange => Verdict::DroppedSourceRange,
         _ => Verdict::RefusedUnstable,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Must not know how bytes are rewritten, places found or ports chosen.
 
-use proxy_common::{Counter, FlowFlags, FlowState, Scope, ServiceFlags, SourceRangeKey, Way};
+use proxy_common::{Counter, FlowFlags, FlowState, ServiceFlags, SourceRangeKey, Way, device::NODE_DEFAULT};
 
 use crate::{
     Work, answer,
@@ -133,14 +133,22 @@ pub(crate) fn complete<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>, assi
     if flow::find(env, work) { Assigned::Yes } else { Assigned::NoPlace }
 }
 
-/// `loadBalancerSourceRanges` bind clients outside the cluster.
+/// `loadBalancerSourceRanges` bind every client, inside and outside the cluster (services.md 3.6).
 #[inline(always)]
 fn admitted<A: Wire, E: Env<A>>(env: &mut E, work: &mut Work<A>) -> bool {
-    if work.scope != Scope::External as u32 || !work.service.flags().has(ServiceFlags::SOURCE_RANGES) {
+    if !work.service.flags().has(ServiceFlags::SOURCE_RANGES) {
         return true;
     }
-    let client = work.outer.source.to_mapped();
-    env.admitted(&SourceRangeKey { service_id: work.service.service_id, client })
+    let (service_id, client) = (work.service.service_id, work.outer.source);
+    if env.admitted(&SourceRangeKey { service_id, client: client.to_mapped() }) {
+        return true;
+    }
+    // A node that has the load balancer's address sends from it what it sends to it: it is the node all the same.
+    if work.from_host == 0 || client != work.outer.destination {
+        return false;
+    }
+    let node = source_port::address_on(env, work, NODE_DEFAULT);
+    env.admitted(&SourceRangeKey { service_id, client: node.to_mapped() })
 }
 
 /// No backend: refuse, or be silent where another node could answer (services.md 3.2).

@@ -93,17 +93,6 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         becomes: Becomes::Text(|_| "refused".to_owned()),
     },
     Difference {
-        title: "Source ranges are for clients outside",
-        reason: "They say who may use the load balancer; what pods may reach is NetworkPolicy's business.",
-        theirs: KUBE_PROXY,
-        ours: SHEAVE,
-        covers: |question| {
-            let is_balanced = matches!(question.row.target, Target::LoadBalancer(_));
-            question.row.service().has_ranges() && is_balanced && node_of(question.row.client) != 0
-        },
-        becomes: Becomes::Text(everybody),
-    },
-    Difference {
         title: "A pod at another node's NodePort comes from outside",
         reason: "kube-proxy takes it for a client inside there, chooses any endpoint, and the answer of one on another node \
                  goes past the NodePort's node, so that the client gets nothing.",

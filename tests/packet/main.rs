@@ -20,6 +20,7 @@ mod masquerade;
 mod own_pods;
 mod plain;
 mod pressure;
+mod ranges;
 mod scenarios;
 mod site;
 mod stale;

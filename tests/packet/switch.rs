@@ -23,9 +23,10 @@ fn pods_are_served_by_packets_and_the_host_at_its_sockets() {
     let site = Site::new(Links::ETHERNET, &["--socket-lb", "host"]);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packet/scenarios");
     let mut scenarios = Scenario::read_all(&folder).unwrap();
-    scenarios
-        .retain(|scenario| ["cluster", "external-local", "no-endpoints"].contains(&scenario.name.as_str()));
-    assert_eq!(scenarios.len(), 3);
+    scenarios.retain(|scenario| {
+        ["cluster", "external-local", "no-endpoints", "source-ranges"].contains(&scenario.name.as_str())
+    });
+    assert_eq!(scenarios.len(), 4);
     for scenario in scenarios {
         site.publish(&scenario.manifests);
         let failed = failures(&site.topology, &scenario, Translation::Packets).unwrap();

@@ -89,6 +89,20 @@ impl Connection {
     pub fn open_within(to: SocketAddr, port: u16, patience: Duration) -> io::Result<Self> {
         let socket = bound(to, SockType::Stream, port)?;
         setsockopt(&socket, sockopt::SendTimeout, &time_limit(patience))?;
+        Self::connected(socket, to)
+    }
+
+    /// The same as [`Self::open`] from an address of the client's choice.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(to: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        let socket = bound_to(SocketAddr::new(from, 0), SockType::Stream)?;
+        setsockopt(&socket, sockopt::SendTimeout, &time_limit(PATIENCE))?;
+        Self::connected(socket, to)
+    }
+
+    fn connected(socket: OwnedFd, to: SocketAddr) -> io::Result<Self> {
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
             // So says a connect with a time limit (socket(7), SO_SNDTIMEO).
             Err(Errno::EINPROGRESS) => return Err(ErrorKind::TimedOut.into()),
@@ -224,16 +238,31 @@ pub fn udp_socket(to: SocketAddr, port: u16) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A UDP socket, not connected, that sends from this address.
+///
+/// # Errors
+/// What a program would get.
+pub fn udp_socket_at(from: IpAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::from(bound_to(SocketAddr::new(from, 0), SockType::Datagram)?);
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
 fn bound(to: SocketAddr, kind: SockType, port: u16) -> io::Result<OwnedFd> {
-    let (family, any) = match to {
-        SocketAddr::V4(_) => (AddressFamily::Inet, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-        SocketAddr::V6(_) => (AddressFamily::Inet6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
+    bound_to(SocketAddr::new(any, port), kind)
+}
+
+fn bound_to(from: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    if port != 0 {
+    if from.port() != 0 {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
     Ok(socket)
 }
 

@@ -317,12 +317,13 @@ fn hook_name(hook: u8) -> &'static str {
 }
 
 fn verdict_name(verdict: u8) -> &'static str {
-    const NAMES: [(Verdict, &str); 5] = [
+    const NAMES: [(Verdict, &str); 6] = [
         (Verdict::Translated, "translated"),
         (Verdict::RefusedNoEndpoint, "refused-no-endpoint"),
         (Verdict::RefusedUnknownPort, "refused-unknown-port"),
         (Verdict::DroppedNoLocalEndpoint, "dropped-no-local-endpoint"),
         (Verdict::RefusedUnstable, "refused-unstable-record"),
+        (Verdict::DroppedSourceRange, "dropped-source-range"),
     ];
     NAMES.iter().find(|(known, _)| *known as u8 == verdict).map_or("unknown", |(_, name)| name)
 }
