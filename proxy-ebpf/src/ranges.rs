@@ -15,11 +15,7 @@ pub const KEY_BITS: u32 = 8 * size_of::<SourceRangeKey>() as u32;
 /// the kernel's routing: the node's is taken for it, also where the load balancer's own address is on the node and the
 /// kernel would take that (services.md 3.6).
 #[inline(always)]
-pub fn admit<F: Family>(
-    service: &ServiceValue,
-    asked: F::Address,
-    source: impl Fn() -> F::Address,
-) -> bool {
+pub fn admit<F: Family>(service: &ServiceValue, asked: F::Address, source: impl Fn() -> F::Address) -> bool {
     if !service.flags().has(ServiceFlags::SOURCE_RANGES) {
         return true;
     }

@@ -16,7 +16,9 @@ use proxy_common::{
 };
 use proxy_packet::{Env, Reached, Read, Route, Step, Tables, Work};
 
-use crate::{copy::copy_words, family::PacketFamily, lookup, maps, membership, ranges, route, select, skb::Skb};
+use crate::{
+    copy::copy_words, family::PacketFamily, lookup, maps, membership, ranges, route, select, skb::Skb,
+};
 
 /// Bits of a whole [`MasqueradeKey`].
 const MASQUERADE_BITS: u32 = 8 * size_of::<MasqueradeKey>() as u32;
