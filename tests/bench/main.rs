@@ -91,7 +91,7 @@ fn main() -> Result<()> {
         cni::run(&arguments.plugin, arguments.beside.as_deref(), arguments.alone, arguments.crowds)?;
     }
     if wanted("pods") {
-        let programs = Programs { plugin: &arguments.plugin, sheave: &arguments.sheave };
+        let programs = Programs { plugin: &arguments.plugin, sheave: &arguments.sheave, settings: &[] };
         let beside = arguments.sheave_beside.as_deref().map(|sheave| Programs { sheave, ..programs });
         pods::run(&programs, beside.as_ref(), arguments.rounds)?;
     }

@@ -30,6 +30,8 @@ pub(crate) struct Programs<'a> {
     pub(crate) plugin: &'a Path,
     /// The built agent.
     pub(crate) sheave: &'a Path,
+    /// What the agent is told besides what the site needs.
+    pub(crate) settings: &'a [&'a str],
 }
 
 /// How the nodes reach each other's pods.
@@ -128,7 +130,7 @@ impl Site {
         fs::write(manifests.path().join("nodes.yaml"), text.join("---\n"))?;
         let mut agents = Vec::new();
         for (number, node) in (1..).zip(&nodes) {
-            agents.push(Running::start(programs.sheave, node, number, manifests.path(), way)?);
+            agents.push(Running::start(programs, node, number, manifests.path(), way)?);
         }
         let mut pods = Vec::new();
         for (number, node) in [(1, 0), (2, 0), (3, 1)] {
@@ -161,12 +163,20 @@ fn manifest(number: usize) -> String {
 }
 
 impl Running {
-    fn start(sheave: &Path, node: &Netns, number: usize, manifests: &Path, way: Way) -> Result<Self> {
+    fn start(
+        programs: &Programs<'_>,
+        node: &Netns,
+        number: usize,
+        manifests: &Path,
+        way: Way,
+    ) -> Result<Self> {
         let (cgroup, bpffs, dir) = (Cgroup::new()?, BpfFs::new()?, tempfile::tempdir()?);
         let (name, folder) = (format!("n{number}"), manifests.display().to_string());
         let settings =
             ["--pod-network", "--node-name", &name, "--manifests", &folder, "--routing", way.setting()];
-        let mut agent = Agent::start_program_inside(sheave, node, &cgroup, &bpffs, dir.path(), &settings)?;
+        let settings = [&settings, programs.settings].concat();
+        let mut agent =
+            Agent::start_program_inside(programs.sheave, node, &cgroup, &bpffs, dir.path(), &settings)?;
         agent.wait_until_ready(LIMIT)?;
         let run_dir = dir.path().join("run");
         wait_for(format!("node {number} knows its pods"), LIMIT, || {
